@@ -21,24 +21,26 @@ struct fgmm_model {
     double log_likelihood; /* mean a row, nats, of the stored parameters; k-means: -(inertia / n_rows) */
     int64_t n_rows;
     uint64_t seed;
-    char *data;            /* names, owned, may be NULL */
-    char backend[8];       /* "cpu", "cuda", "" */
-    double *history;       /* [n_iter]: log-likelihood (k-means: -inertia a row) of the parameters that entered iteration i */
+    char *data;      /* names, owned, may be NULL */
+    char backend[8]; /* "cpu", "cuda", "" */
+    double *history; /* [n_iter]: log-likelihood (k-means: -inertia a row) of the parameters that entered
+                        iteration i */
     double *history_seconds; /* [n_iter] */
 };
 
 /* [k], [k][dim], [dim][dim], [k][dim][dim] -> number of values */
 size_t fgmm__covariance_count(fgmm_covariance covariance, int32_t k, int32_t dim);
 /* Zeroed arrays; history is empty. */
-fgmm_status fgmm__model_create(fgmm_algorithm algorithm, fgmm_covariance covariance, int32_t k, int32_t dim, fgmm_model **out);
+fgmm_status fgmm__model_create(fgmm_algorithm algorithm, fgmm_covariance covariance, int32_t k, int32_t dim,
+                               fgmm_model **out);
 fgmm_status fgmm__model_copy(const fgmm_model *model, fgmm_model **out);
 /* Appends one entry to the histories. */
 fgmm_status fgmm__model_push_history(fgmm_model *model, double log_likelihood, double seconds);
 /* Free parameters (for bic and aic): as scikit-learn counts them. */
 double fgmm__model_parameters(const fgmm_model *model);
 
-/* model_file.c: the model's groups and attributes inside an open HDF5 file or group (hid_t as int64_t), shared by model files,
- * checkpoints and indexes. `name` is the file's, for messages. */
+/* model_file.c: the model's groups and attributes inside an open HDF5 file or group (hid_t as int64_t),
+ * shared by model files, checkpoints and indexes. `name` is the file's, for messages. */
 fgmm_status fgmm__model_put(const fgmm_model *model, int64_t group);
 fgmm_status fgmm__model_get(int64_t group, const char *name, fgmm_model **out);
 
