@@ -41,6 +41,12 @@ fgmm_status fgmm__cmd_check_output(const char *path);
 /* Emits the JSON event "start" (versions, commit, hosts, devices, rows of each rank, residency where known; NULL where not) - collective. */
 fgmm_status fgmm__cmd_start_event(const char *command, const fgmm_device *device, int64_t my_rows, const char *residency);
 
+/* What the program says without a command, printed to stdout. Local, no MPI needed. */
+void fgmm__print_commands(void);
+void fgmm__print_version(void);
+/* FGMM_ERR_INPUT with the message for a name that is not in the table. */
+fgmm_status fgmm__unknown_command(const char *name);
+
 fgmm_status fgmm__cmd_fit(int argc, char **argv);
 fgmm_status fgmm__cmd_assign(int argc, char **argv);
 fgmm_status fgmm__cmd_build(int argc, char **argv);
