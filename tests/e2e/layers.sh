@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Includes point downward only, vendor headers stay behind their fences, and MPI_Abort stands in one place.
+cd "$FGMM_SOURCE"
+faults=0
+fault() {
+    echo "$*"
+    faults=1
+}
+
+# A folder may include itself and those that stand before it.
+order=(base comm device io data model backend init em ivf checkpoint export cmd)
+position() {
+    for i in "${!order[@]}"; do
+        [ "${order[$i]}" = "$1" ] && echo "$i" && return
+    done
+}
+
+folders=(src)
+[ -d kernels ] && folders+=(kernels)
+sources() { find "${folders[@]}" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh'; }
+
+checked=0
+while IFS=: read -r file line target; do
+    from=${file#src/}
+    from=${from%%/*}
+    to=${target%%/*}
+    case $to in fgmm | fgmm.h) continue ;; esac
+    case $file in
+    src/main.c) continue ;;
+    kernels/*)
+        [ "$to" = kernels ] || [ "$to" = base ] || fault "$file:$line: kernels include base/ and kernels/ alone, not $target"
+        ;;
+    *)
+        if [ "$to" = kernels ]; then
+            [ "$from" = backend ] || fault "$file:$line: only backend/ knows kernels/"
+            continue
+        fi
+        [ -n "$(position "$from")" ] || fault "$file: the folder $from has no place among the layers"
+        [ -n "$(position "$to")" ] || fault "$file:$line: $target is no header of a layer"
+        [ "$(position "$to")" -le "$(position "$from")" ] || fault "$file:$line: $from/ includes upward: $target"
+        ;;
+    esac
+    checked=$((checked + 1))
+done < <(sources | xargs grep -n '^ *# *include *"' | sed -E 's/^([^:]*):([0-9]+):[^"]*"([^"]*)".*/\1:\2:\3/')
+[ "$checked" -gt 20 ] || fault "only $checked includes were found: the search is broken"
+
+# fence HEADERS PLACES: a vendor's headers are named in these files alone.
+fence() {
+    while IFS= read -r file; do
+        [[ $file =~ ^($2) ]] || fault "$file: includes $1, which belongs to $2"
+    done < <(sources | xargs grep -lE "# *include *<($1)" || true)
+}
+fence 'nccl\.h' 'src/comm/nccl'
+fence 'hdf5\.h|H5' 'src/io/|src/checkpoint/|src/model/model_file|src/ivf/index_file'
+fence 'cuda|cublas|cub/' 'src/device/|src/backend/cuda|src/comm/nccl|kernels/'
+
+# The public headers speak of no vendor but MPI.
+if grep -rnE '# *include *[<"](cuda|nccl|hdf5|cblas|cjson)' include; then
+    fault "a public header includes a vendor's header"
+fi
+
+aborts=$({ grep -rlE '\bMPI_Abort *\(' src || true; } | sort | tr '\n' ' ')
+[ "$aborts" = "src/comm/comm.c " ] || fault "MPI_Abort is called in: $aborts"
+
+exit $faults
