@@ -1,4 +1,5 @@
-/* Files of rows: one reader a format behind one table. Readers know one file each; data/dataset joins them. */
+/* Files of rows: one reader a format behind one table. Readers know one file each; data/dataset joins them.
+ */
 #ifndef FGMM_IO_READER_H
 #define FGMM_IO_READER_H
 
@@ -10,8 +11,8 @@ typedef struct fgmm_reader fgmm_reader;
 
 /* One format. Formats are tried in the order of the table in reader.c. */
 typedef struct {
-    const char *name;                                       /* "fvecs" */
-    bool (*probe)(const char *source);                      /* by extension, magic or prefix; opens nothing it keeps */
+    const char *name;                  /* "fvecs" */
+    bool (*probe)(const char *source); /* by extension, magic or prefix; opens nothing it keeps */
     fgmm_status (*open)(const char *source, fgmm_reader **out); /* checks header against file size */
     /* rows [begin, end) into out [end-begin][dim], native dtype; thread-safe (pread; HDF5 behind its lock) */
     fgmm_status (*read)(const fgmm_reader *reader, int64_t begin, int64_t end, void *out);
@@ -21,18 +22,23 @@ typedef struct {
 /* The start of every reader; formats embed it as their first member. */
 struct fgmm_reader {
     const fgmm_reader_type *type;
-    char *source;          /* as given, owned */
+    char *source; /* as given, owned */
     int64_t rows;
     int32_t dim;
     fgmm_dtype dtype;
-    bool angular;          /* the file says distance="angular" */
-    uint64_t fingerprint;  /* xxh3 of size, mtime and the file's first and last 64 KiB (synth: of the spec) */
+    bool angular;         /* the file says distance="angular" */
+    uint64_t fingerprint; /* xxh3 of size, mtime and the file's first and last 64 KiB (synth: of the spec) */
 };
 
-/* Local. FGMM_ERR_INPUT: missing or empty file, unknown extension, truncated, size that does not match the header, unsupported dtype. */
+/* Local. FGMM_ERR_INPUT: missing or empty file, unknown extension, truncated, size that does not match the
+ * header, unsupported dtype. */
 fgmm_status fgmm__reader_open(const char *source, fgmm_reader **out);
 fgmm_status fgmm__reader_read(const fgmm_reader *reader, int64_t begin, int64_t end, void *out);
 void fgmm__reader_close(fgmm_reader *reader); /* accepts NULL */
+/* Whether some format claims the source (by extension, magic or prefix): what of a folder is data. */
+bool fgmm__reader_knows(const char *source);
+/* The component of the mixture that row `row` of a synth: reader was drawn from, -1 for a row of noise. */
+fgmm_status fgmm__synth_component(const fgmm_reader *reader, int64_t row, int32_t *component);
 
 /* The first row of `rows` that holds a NaN or an infinity (f32, f16), or -1; *column gets the place. */
 int64_t fgmm__find_nonfinite(fgmm_dtype dtype, const void *rows, int64_t n, int32_t dim, int32_t *column);

@@ -1,4 +1,5 @@
-/* Writing rows and neighbours; every output is written beside its name and renamed when whole. Local (one rank). */
+/* Writing rows and neighbours; every output is written beside its name and renamed when whole. Local (one
+ * rank). */
 #ifndef FGMM_IO_WRITER_H
 #define FGMM_IO_WRITER_H
 
@@ -7,9 +8,10 @@
 
 typedef struct fgmm_writer fgmm_writer;
 
-/* The format follows the extension: .fvecs .bvecs .fbin .f16bin .u8bin .i8bin .npy .h5 (dataset /train). FGMM_ERR_INPUT when the
- * format cannot hold the dtype. */
-fgmm_status fgmm__writer_open(const char *path, int64_t rows, int32_t dim, fgmm_dtype dtype, fgmm_writer **out);
+/* The format follows the extension: .fvecs .bvecs .fbin .f16bin .u8bin .i8bin .npy .h5 (dataset /train).
+ * FGMM_ERR_INPUT when the format cannot hold the dtype. */
+fgmm_status fgmm__writer_open(const char *path, int64_t rows, int32_t dim, fgmm_dtype dtype,
+                              fgmm_writer **out);
 fgmm_status fgmm__writer_append(fgmm_writer *writer, const void *rows, int64_t n);
 /* Flushes, fsyncs, renames. The writer is gone afterwards, whatever the status. */
 fgmm_status fgmm__writer_finish(fgmm_writer *writer);

@@ -1,0 +1,99 @@
+/* One row of the mixture that `synth:` makes, in integers from beginning to end, so that C and CUDA make the
+ * same bytes.
+ *
+ * Values are fixed point, in units of 2^-20 of the half-width of the cube that means are drawn from. A normal
+ * variate is the centred sum of four 16-bit uniforms: variance (2^32 - 1) / 3, standard deviation 37837.227.
+ * The scales of the table are divided by it beforehand (times 2^16), so that  value = mean + (scale * sum >>
+ * 16). */
+#ifndef FGMM_IO_SYNTH_ROW_H
+#define FGMM_IO_SYNTH_ROW_H
+
+#include "base/philox.h"
+
+#define FGMM_SYNTH_ONE (1 << 20) /* 1.0 in fixed point */
+#define FGMM_SYNTH_SCALE_ONE                                                                                 \
+    1816186.9079 /* 2^20 * 2^16 / 37837.227: the table's entry for a standard deviation of 1 */
+#define FGMM_SYNTH_MAX_SPREAD 100 /* keeps values inside 31 bits */
+
+/* The mixture. The tables are host or device memory, as the caller needs. */
+typedef struct {
+    uint64_t seed;
+    int32_t k, dim;
+    const int32_t *means;  /* [k][dim] */
+    const int32_t *scales; /* [k][dim]; NULL: `scale` everywhere */
+    int32_t scale;
+    const uint64_t *thresholds; /* [k] ascending: component i where the row's 64 bits are under thresholds[i]
+                                   first; NULL: equal weights */
+    uint64_t noise;             /* a row is noise where another 64 bits are under this */
+} fgmm_synth_mixture;
+
+/* The component of a row, -1 for noise. */
+static inline FGMM_HOST_DEVICE int32_t fgmm__synth_choose(const fgmm_synth_mixture *mixture, uint64_t row)
+{
+    fgmm_philox p = fgmm__philox(mixture->seed, FGMM_RNG_SYNTH_CHOICE, row, 0);
+    if (((uint64_t)p.word[3] << 32 | p.word[2]) < mixture->noise)
+        return -1;
+    uint32_t k = (uint32_t)mixture->k;
+    if (!mixture->thresholds)
+        return (int32_t)(((uint64_t)p.word[1] * k + ((uint64_t)p.word[0] * k >> 32)) >> 32);
+    uint64_t bits = (uint64_t)p.word[1] << 32 | p.word[0];
+    int32_t low = 0, high = mixture->k - 1; /* the last threshold counts as infinite */
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (bits < mixture->thresholds[middle])
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* Centred sum of the four 16-bit halves of two words. */
+static inline FGMM_HOST_DEVICE int32_t fgmm__synth_normal(uint32_t a, uint32_t b)
+{
+    return (int32_t)((a & 0xffff) + (a >> 16) + (b & 0xffff) + (b >> 16)) - 131070;
+}
+
+static inline FGMM_HOST_DEVICE int32_t fgmm__synth_uniform(uint32_t word)
+{
+    return (int32_t)(word >> 11) - FGMM_SYNTH_ONE;
+}
+
+/* Dimensions 2*pair and 2*pair+1 of a row, fixed point. (At an odd dim the last pair's second value means
+ * nothing.) */
+static inline FGMM_HOST_DEVICE void fgmm__synth_pair(const fgmm_synth_mixture *mixture, uint64_t row,
+                                                     int32_t component, int32_t pair, int32_t value[2])
+{
+    fgmm_philox p = fgmm__philox(mixture->seed, FGMM_RNG_SYNTH_NOISE, row, (uint32_t)pair);
+    for (int i = 0; i < 2; i++) {
+        int32_t d = 2 * pair + i;
+        value[i] = 0;
+        if (component < 0) {
+            value[i] = fgmm__synth_uniform(p.word[2 * i]);
+        } else if (d < mixture->dim) {
+            int64_t place = (int64_t)component * mixture->dim + d;
+            int64_t scale = mixture->scales ? mixture->scales[place] : mixture->scale;
+            value[i] = mixture->means[place] +
+                       (int32_t)(scale * fgmm__synth_normal(p.word[2 * i], p.word[2 * i + 1]) >> 16);
+        }
+    }
+}
+
+/* Stored values: f32 (f16 is this rounded to nearest even), u8 around 128, i8 around 0. */
+static inline FGMM_HOST_DEVICE float fgmm__synth_f32(int32_t value)
+{
+    return (float)value * (1.0f / FGMM_SYNTH_ONE);
+}
+
+static inline FGMM_HOST_DEVICE int8_t fgmm__synth_i8(int32_t value)
+{
+    int64_t scaled = ((int64_t)value * 96 + FGMM_SYNTH_ONE / 2) >> 20;
+    return (int8_t)(scaled < -128 ? -128 : scaled > 127 ? 127 : scaled);
+}
+
+static inline FGMM_HOST_DEVICE uint8_t fgmm__synth_u8(int32_t value)
+{
+    return (uint8_t)(fgmm__synth_i8(value) + 128);
+}
+
+#endif
