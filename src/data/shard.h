@@ -29,8 +29,8 @@ const char *fgmm__shard_where(const fgmm_shard *shard); /* "device", "host", "st
 int64_t fgmm__shard_peak_host_bytes(const fgmm_shard *shard); /* buffers and resident rows */
 
 /* Collective: the first pass. Reads every row once, fills resident memory, finds the range of each dimension over all ranks
- * (min, max: [dim], may be NULL) and refuses NaN and infinities ("FILE or dataset: row R holds a NaN (column C)", FGMM_ERR_INPUT;
- * R counts in the concatenated array). To be called once, before the first pass. Shows progress. FGMM_STOPPED on request. */
+ * (min, max: [dim], may be NULL) and refuses NaN and infinities ("FILE: row R holds a NaN (column C)", FGMM_ERR_INPUT;
+ * R counts in the file; its number in the data as a whole is added where that is another). To be called once, before the first pass. Shows progress. FGMM_STOPPED on request. */
 fgmm_status fgmm__shard_load(fgmm_shard *shard, double *min, double *max);
 
 /* A pass: start, then next until tile->rows is 0. Local. `next` hands out tiles in row order; a tile's memory is valid until the work that was
