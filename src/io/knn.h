@@ -3,6 +3,7 @@
 #define FGMM_IO_KNN_H
 
 #include "base/status.h"
+#include "fgmm/types.h"
 
 typedef struct {
     int64_t queries;
