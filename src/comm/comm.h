@@ -61,12 +61,13 @@ MPI_Comm fgmm__comm_mpi(const fgmm_comm *comm);
 bool fgmm__comm_broken(const fgmm_comm *comm);
 
 /* GPUs (comm/nccl.c; without CUDA these return FGMM_ERR_RUNTIME). Collective: every rank has selected its
- * device and brings its 16-byte UUID. Distinct devices get an NCCL communicator; if ranks share one,
- * reductions go through the host, with one warning and the same bits. */
+ * device and brings its 16-byte UUID. Distinct devices (of more than one rank) get an NCCL communicator; if
+ * ranks share one, reductions go through the host, with one warning and the same bits. */
 fgmm_status fgmm__comm_attach_gpu(fgmm_comm *comm, const unsigned char uuid[16]);
 bool fgmm__comm_has_nccl(const fgmm_comm *comm);
-/* Collective all-reduce (sum, wrapping) of device memory in place; `stream` is a cudaStream_t; returns after
- * the result is there, ticking while it waits, watching NCCL for asynchronous errors. */
+/* Collective all-reduce (sum, wrapping) of device memory in place; `stream` is a cudaStream_t. First waits
+ * for the stream's own work and agrees on its errors (it contains an fgmm__comm_agree); returns after the
+ * result is there, with signs of life meanwhile, watching NCCL for asynchronous errors. */
 fgmm_status fgmm__comm_sum_i64_device(fgmm_comm *comm, int64_t *values, size_t count, void *stream);
 
 /* The one place that calls MPI_Abort: prints "fgmm: message" and ends all ranks. For faults after which no
