@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "base/log.h"
+#include "io/reader.h"
 
 static bool is_folder(const char *path)
 {
@@ -70,12 +72,16 @@ static fgmm_status add_folder(fgmm_sources *list, const char *folder)
     }
     int first = list->count;
     for (int i = 0; i < found.count; i++) {
-        if (!is_folder(found.names[i]))
+        if (is_folder(found.names[i]))
+            continue;
+        if (fgmm__reader_knows(found.names[i]))
             FGMM_TRY(append(list, found.names[i], "", ""));
+        else
+            fgmm__detail("%s: not a file of rows, left out", found.names[i]);
     }
     sort_from(list, first);
     if (list->count == first)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: the folder holds no files", folder);
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: the folder holds no file of rows", folder);
 cleanup:
     if (dir != NULL)
         closedir(dir);

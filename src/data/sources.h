@@ -11,10 +11,10 @@ typedef struct {
 } fgmm_sources;
 
 /* Appends the files that `source` stands for to *list: itself (a file, FILE.h5:/dataset, synth:...), the
- * files of a folder, the matches of a glob (both sorted by name, names that begin with a dot left out), or
- * what the lines of "@LIST" stand for (empty lines and lines that begin with '#' are skipped; relative names
- * count from the working directory). Local. FGMM_ERR_INPUT: a glob, folder or list without files, a list that
- * cannot be read. */
+ * files of a folder (those of a format that is read), the matches of a glob (both sorted by name, names that
+ * begin with a dot left out), or what the lines of "@LIST" stand for (empty lines and lines that begin with
+ * '#' are skipped; relative names count from the working directory). Local. FGMM_ERR_INPUT: a glob, folder or
+ * list without files, a list that cannot be read. */
 fgmm_status fgmm__sources_add(fgmm_sources *list, const char *source);
 void fgmm__sources_clear(fgmm_sources *list);
 

@@ -7,11 +7,12 @@
 #include "fgmm/types.h"
 
 typedef struct {
-    int64_t begin;     /* global number of the first row; a multiple of FGMM_QUANTUM */
-    int64_t rows;      /* 0: the pass is over. A multiple of FGMM_QUANTUM but at the end of the data */
+    int64_t begin; /* global number of the first row; a multiple of FGMM_QUANTUM */
+    int64_t rows;  /* 0: the pass is over. A multiple of FGMM_QUANTUM but at the end of the data */
     int32_t dim;
     fgmm_dtype dtype;
-    const void *data;  /* [rows][dim] row-major: device memory under the CUDA backend, host memory under the CPU's */
+    const void
+        *data; /* [rows][dim] row-major: device memory under the CUDA backend, host memory under the CPU's */
 } fgmm_tile;
 
 #endif
