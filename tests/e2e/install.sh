@@ -15,11 +15,17 @@ int main(int argc, char **argv)
 {
     int provided;
     fgmm_comm *comm = NULL;
+    fgmm_dataset *dataset = NULL;
+    const char *source = argv[1];
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
+    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK ||
+        fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK)
         fprintf(stderr, "%s\n", fgmm_error_message());
     else
-        printf("fgmm %s: %d rank, %s\n", fgmm_version(), fgmm_comm_size(comm), fgmm_dtype_name(FGMM_F32));
+        printf("fgmm %s: %d rank, %lld rows of %d %s\n", fgmm_version(), fgmm_comm_size(comm),
+               (long long)fgmm_dataset_rows(dataset), fgmm_dataset_dim(dataset),
+               fgmm_dtype_name(fgmm_dataset_dtype(dataset)));
+    fgmm_dataset_close(dataset);
     fgmm_comm_destroy(comm);
     MPI_Finalize();
     return 0;
@@ -32,12 +38,12 @@ find_package(fgmm 0.1 REQUIRED)
 add_executable(consumer main.c)
 target_link_libraries(consumer PRIVATE fgmm::libfgmm)
 C
-expected="fgmm $(moved/bin/fgmm --version | sed -n 's/^fgmm \([0-9.]*\).*/\1/p'): 1 rank, f32"
+expected="fgmm $(moved/bin/fgmm --version | sed -n 's/^fgmm \([0-9.]*\).*/\1/p'): 1 rank, 10000 rows of 100 f32"
 
 cmake -S consumer -B by-cmake -DCMAKE_PREFIX_PATH="$FGMM_TMP/moved" >cmake.log
 cmake --build by-cmake >>cmake.log
-[ "$(by-cmake/consumer)" = "$expected" ]
+[ "$(by-cmake/consumer "$FGMM_TEST_DATA/passages-10k.fbin")" = "$expected" ]
 
 # shellcheck disable=SC2046 # several flags are meant
 cc -Wall -Werror consumer/main.c -o by-pkg-config $(pkg-config --cflags --libs --static fgmm)
-[ "$(./by-pkg-config)" = "$expected" ]
+[ "$(./by-pkg-config "$FGMM_TEST_DATA/passages-10k.fbin")" = "$expected" ]
