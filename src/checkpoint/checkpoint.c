@@ -1,3 +1,5 @@
+#define _GNU_SOURCE /* asprintf */
+
 #include "checkpoint/checkpoint.h"
 
 #include "base/log.h"
@@ -86,14 +88,16 @@ static fgmm_status read_one(const char *path, fgmm_checkpoint *out)
     FGMM_TRY(fgmm__h5_get_text(file, "format", format, sizeof format));
     FGMM_TRY(fgmm__h5_get_i64(file, "version", &version));
     if (strcmp(format, "fgmm-checkpoint") != 0 || version != CHECKPOINT_VERSION)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: not a checkpoint of this version (format `%s`, version %lld)", path, format,
-                  (long long)version);
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: not a checkpoint of this version (format `%s`, version %lld)", path,
+                  format, (long long)version);
     FGMM_TRY(fgmm__h5_get_i64(file, "phase", &phase));
     FGMM_TRY(fgmm__h5_get_i64(file, "stopped", &stopped));
     FGMM_TRY(fgmm__h5_get_i64(file, "data_fingerprint", &data));
     FGMM_TRY(fgmm__h5_get_i64(file, "options_hash", &options));
-    *out = (fgmm_checkpoint){.phase = (fgmm_phase)phase, .stopped = stopped != 0,
-                             .data_fingerprint = (uint64_t)data, .options_hash = (uint64_t)options};
+    *out = (fgmm_checkpoint){.phase = (fgmm_phase)phase,
+                             .stopped = stopped != 0,
+                             .data_fingerprint = (uint64_t)data,
+                             .options_hash = (uint64_t)options};
     if (out->phase == FGMM_PHASE_START)
         goto cleanup;
     fgmm__h5_lock();

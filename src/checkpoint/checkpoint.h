@@ -1,5 +1,5 @@
-/* Checkpoints of a fit: the last complete parameters and where in the fit they belong. Written aside, sealed with a hash, fsynced and
- * renamed; the one before is kept as FILE.1. */
+/* Checkpoints of a fit: the last complete parameters and where in the fit they belong. Written aside, sealed
+ * with a hash, fsynced and renamed; the one before is kept as FILE.1. */
 #ifndef FGMM_CHECKPOINT_CHECKPOINT_H
 #define FGMM_CHECKPOINT_CHECKPOINT_H
 
@@ -14,7 +14,7 @@ typedef enum {
 
 typedef struct {
     fgmm_phase phase;
-    bool stopped;             /* written because the run was asked to stop */
+    bool stopped;              /* written because the run was asked to stop */
     uint64_t data_fingerprint; /* fgmm__dataset_fingerprint */
     uint64_t options_hash;     /* of the options that decide the result */
     fgmm_model *model;         /* NULL in FGMM_PHASE_START */
@@ -22,7 +22,8 @@ typedef struct {
 
 /* Local (rank 0). */
 fgmm_status fgmm__checkpoint_write(const char *path, const fgmm_checkpoint *checkpoint);
-/* Local. *found = false when there is neither FILE nor FILE.1; a damaged FILE falls back to FILE.1 with a warning. The model is the caller's. */
+/* Local. *found = false when there is neither FILE nor FILE.1; a damaged FILE falls back to FILE.1 with a
+ * warning. The model is the caller's. */
 fgmm_status fgmm__checkpoint_read(const char *path, fgmm_checkpoint *out, bool *found);
 /* Local (rank 0): removes FILE and FILE.1; missing ones are fine. */
 void fgmm__checkpoint_remove(const char *path);

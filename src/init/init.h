@@ -12,12 +12,15 @@ enum { FGMM_KMEANSPP_ROWS = 64, FGMM_KMEANSPP_MAX_K = 8192 };
 /* All collective; the same on any number of ranks. means: [k][dim] float64, on every rank. */
 
 /* k distinct rows, one drawn in each of k equal strata. */
-fgmm_status fgmm__init_random(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k, double *means);
+fgmm_status fgmm__init_random(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k,
+                              double *means);
 
 /* k-means++ (Arthur & Vassilvitskii 2007) on a seeded sample of min(N, 64 k) rows. */
-fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k, double *means);
+fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k,
+                                double *means);
 
-/* The origin of the arithmetic: the mean of a seeded sample, rounded to integers for u8 and i8 rows. origin: [dim]. */
+/* The origin of the arithmetic: the mean of a seeded sample, rounded to integers for u8 and i8 rows. origin:
+ * [dim]. */
 fgmm_status fgmm__init_origin(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, double *origin);
 
 #endif

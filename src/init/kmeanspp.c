@@ -1,6 +1,6 @@
 /* k-means++ on a sample, by rank 0 with its threads; the others receive the means. Each step draws a row with
- * probability proportional to its squared distance from the means so far. Sums are taken over fixed blocks of rows,
- * so that the choice does not depend on the number of threads. */
+ * probability proportional to its squared distance from the means so far. Sums are taken over fixed blocks of
+ * rows, so that the choice does not depend on the number of threads. */
 #include "init/init.h"
 
 #include "base/log.h"
@@ -79,9 +79,12 @@ static fgmm_status choose(sample *s, fgmm_comm *comm, uint64_t seed, int32_t k, 
         for (int32_t d = 0; d < s->dim; d++)
             means[(size_t)c * s->dim + d] = s->rows[chosen * s->dim + d];
         double total = take(s, chosen);
-        int64_t next = total > 0 ? pick(s, fgmm__philox_uniform(seed, FGMM_RNG_KMEANSPP, (uint64_t)c + 1) * total) : -1;
+        int64_t next =
+            total > 0 ? pick(s, fgmm__philox_uniform(seed, FGMM_RNG_KMEANSPP, (uint64_t)c + 1) * total) : -1;
         /* fewer different rows than components: repeat rows, the fit re-seeds what starves */
-        chosen = next >= 0 ? next : (int64_t)fgmm__philox_below(seed, FGMM_RNG_KMEANSPP, (uint64_t)c + 1, (uint64_t)s->n);
+        chosen = next >= 0
+                     ? next
+                     : (int64_t)fgmm__philox_below(seed, FGMM_RNG_KMEANSPP, (uint64_t)c + 1, (uint64_t)s->n);
         fgmm__progress_add(1);
         FGMM_TRY(fgmm__comm_tick(comm));
     }
@@ -89,7 +92,8 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k, double *means)
+fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k,
+                                double *means)
 {
     fgmm_status status = FGMM_OK;
     float *rows = NULL;
@@ -103,7 +107,8 @@ fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, ui
     if (fgmm_comm_rank(comm) == 0) {
         status = fgmm__alloc((size_t)s.n, sizeof *s.nearest, "distances of a sample", (void **)&s.nearest);
         if (status == FGMM_OK)
-            status = fgmm__alloc((size_t)s.blocks, sizeof *s.block_sums, "distances of a sample", (void **)&s.block_sums);
+            status = fgmm__alloc((size_t)s.blocks, sizeof *s.block_sums, "distances of a sample",
+                                 (void **)&s.block_sums);
         if (status == FGMM_OK)
             status = choose(&s, comm, seed, k, means);
     }

@@ -8,7 +8,8 @@
 
 enum { ORIGIN_ROWS = 4096 };
 
-fgmm_status fgmm__init_random(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k, double *means)
+fgmm_status fgmm__init_random(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k,
+                              double *means)
 {
     fgmm_status status = FGMM_OK;
     float *rows = NULL;
@@ -34,7 +35,8 @@ fgmm_status fgmm__init_origin(const fgmm_dataset *dataset, fgmm_comm *comm, uint
         for (int64_t i = 0; i < n; i++)
             sum += rows[(size_t)i * dim + d];
         /* rounded to what fp32 holds, so that every backend subtracts the same number */
-        origin[d] = dtype == FGMM_U8 || dtype == FGMM_I8 ? rint(sum / (double)n) : (double)(float)(sum / (double)n);
+        origin[d] =
+            dtype == FGMM_U8 || dtype == FGMM_I8 ? rint(sum / (double)n) : (double)(float)(sum / (double)n);
     }
 cleanup:
     free(rows);

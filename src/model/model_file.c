@@ -84,7 +84,8 @@ fgmm_status fgmm__model_put(const fgmm_model *model, int64_t group)
     fgmm__h5_unlock();
     if (history < 0)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "cannot create the group `history` of a model");
-    FGMM_TRY(fgmm__h5_write(history, model->algorithm == FGMM_KMEANS ? "mean_squared_distance" : "log_likelihood",
+    FGMM_TRY(fgmm__h5_write(history,
+                            model->algorithm == FGMM_KMEANS ? "mean_squared_distance" : "log_likelihood",
                             H5T_NATIVE_DOUBLE, 1, &n_iter, model->history));
     FGMM_TRY(fgmm__h5_write(history, "seconds", H5T_NATIVE_DOUBLE, 1, &n_iter, model->history_seconds));
 cleanup:
@@ -128,7 +129,8 @@ static fgmm_status get_header(hid_t file, const char *name, fgmm_model *header)
     FGMM_TRY(fgmm__h5_get_text(file, "format", text, sizeof text));
     FGMM_TRY(fgmm__h5_get_i64(file, "version", &version));
     if (strcmp(text, "fgmm-model") != 0 || version != MODEL_VERSION)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: not a model of this version (format `%s`, version %lld; expected fgmm-model, %d)",
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: not a model of this version (format `%s`, version %lld; expected fgmm-model, %d)",
                   name, text, (long long)version, MODEL_VERSION);
     FGMM_TRY(fgmm__h5_get_text(file, "algorithm", text, sizeof text));
     int algorithm = find_name(text, algorithm_name, 2);
@@ -147,14 +149,18 @@ static fgmm_status get_header(hid_t file, const char *name, fgmm_model *header)
     FGMM_TRY(fgmm__h5_shape(file, "means", 3, &rank, shape));
     if (rank != 2 || shape[0] < 1 || shape[1] < 1 || shape[0] > INT32_MAX || shape[1] > 1 << 20)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: `means` is not a matrix of components by dimensions", name);
-    *header = (fgmm_model){.algorithm = algorithm, .covariance = covariance, .metric = metric,
-                           .k = (int32_t)shape[0], .dim = (int32_t)shape[1]};
+    *header = (fgmm_model){.algorithm = algorithm,
+                           .covariance = covariance,
+                           .metric = metric,
+                           .k = (int32_t)shape[0],
+                           .dim = (int32_t)shape[1]};
     FGMM_TRY(fgmm__h5_shape(file, "covariances", 3, &rank, shape));
     bool same = covariance_shape(header, expected) == rank;
     for (int i = 0; i < rank && same; i++)
         same = shape[i] == expected[i];
     if (!same)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: the shape of `covariances` does not fit `means` and covariance type %s", name, text);
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: the shape of `covariances` does not fit `means` and covariance type %s", name, text);
 cleanup:
     return status;
 }
@@ -164,21 +170,24 @@ static fgmm_status check_values(const fgmm_model *model, const char *name)
     double sum = 0;
     for (int32_t k = 0; k < model->k; k++) {
         if (!(model->weights[k] >= 0) || !isfinite(model->weights[k]))
-            return fgmm__fail(FGMM_ERR_INPUT, "%s: weight %d is not a share (%g)", name, k, model->weights[k]);
+            return fgmm__fail(FGMM_ERR_INPUT, "%s: weight %d is not a share (%g)", name, k,
+                              model->weights[k]);
         sum += model->weights[k];
     }
     if (!(fabs(sum - 1) < 1e-3))
         return fgmm__fail(FGMM_ERR_INPUT, "%s: the weights add up to %g, not 1", name, sum);
     for (size_t i = 0; i < (size_t)model->k * model->dim; i++)
         if (!isfinite(model->means[i]))
-            return fgmm__fail(FGMM_ERR_INPUT, "%s: the mean of component %zu is not finite", name, i / (size_t)model->dim);
+            return fgmm__fail(FGMM_ERR_INPUT, "%s: the mean of component %zu is not finite", name,
+                              i / (size_t)model->dim);
     return FGMM_OK;
 }
 
 static fgmm_status get_history(hid_t file, fgmm_model *model)
 {
     fgmm_status status = FGMM_OK;
-    const char *path = model->algorithm == FGMM_KMEANS ? "history/mean_squared_distance" : "history/log_likelihood";
+    const char *path =
+        model->algorithm == FGMM_KMEANS ? "history/mean_squared_distance" : "history/log_likelihood";
     double *values = NULL, *seconds = NULL;
     int rank = 0;
     hsize_t n = 0;
@@ -249,7 +258,8 @@ fgmm_status fgmm__model_get(int64_t group, const char *name, fgmm_model **out)
     FGMM_TRY(fgmm__h5_read(file, "weights", H5T_NATIVE_DOUBLE, k, model->weights));
     FGMM_TRY(fgmm__h5_read(file, "means", H5T_NATIVE_DOUBLE, k * dim, model->means));
     FGMM_TRY(fgmm__h5_read(file, "covariances", H5T_NATIVE_DOUBLE,
-                           fgmm__covariance_count(model->covariance, model->k, model->dim), model->covariances));
+                           fgmm__covariance_count(model->covariance, model->k, model->dim),
+                           model->covariances));
     FGMM_TRY(check_values(model, name));
     FGMM_TRY(get_optional(file, model));
     *out = model;
