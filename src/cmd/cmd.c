@@ -166,3 +166,35 @@ fgmm_status fgmm__cmd_check_output(const char *path)
         return fgmm__fail(FGMM_ERR_INPUT, "%s is a folder; name a file for the output", path);
     return FGMM_OK;
 }
+
+/* ---- what several commands take ---- */
+
+fgmm_status fgmm__cmd_parse_rows(const char *text, fgmm_dataset_options *options)
+{
+    char begin[64];
+    const char *colon = strchr(text, ':');
+    options->row_begin = 0;
+    options->row_end = -1;
+    bool good = colon != NULL && (size_t)(colon - text) < sizeof begin;
+    if (good) {
+        snprintf(begin, sizeof begin, "%.*s", (int)(colon - text), text);
+        good = (begin[0] == '\0' || fgmm__parse_count(begin, &options->row_begin)) &&
+               (colon[1] == '\0' || fgmm__parse_count(colon + 1, &options->row_end));
+    }
+    if (!good || options->row_begin < 0 || (options->row_end >= 0 && options->row_end <= options->row_begin))
+        return fgmm__fail(FGMM_ERR_INPUT, "--rows %s: not a range of rows; expected A:B with A < B, A: or :B",
+                          text);
+    return FGMM_OK;
+}
+
+fgmm_status fgmm__cmd_refuse_later(int argc, char **argv, const char *const *names)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        for (int j = 0; names[j] != NULL; j++) {
+            size_t length = strlen(names[j]);
+            if (strncmp(argv[i], names[j], length) == 0 &&
+                (argv[i][length] == '\0' || argv[i][length] == '='))
+                return fgmm__fail(FGMM_ERR_INPUT, "`%s` is not part of this version", names[j]);
+        }
+    return FGMM_OK;
+}

@@ -28,7 +28,8 @@ typedef struct {
     char default_checkpoint[4096];
 } arguments;
 
-static fgmm_status parse(int argc, char **argv, arguments *a, const char **sources, int *n_sources, bool *done)
+static fgmm_status parse(int argc, char **argv, arguments *a, const char **sources, int *n_sources,
+                         bool *done)
 {
     fgmm_fit_defaults(&a->fit);
     a->init = "kmeans++";
@@ -36,11 +37,13 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"-k,--components", FGMM_OPT_COUNT, &a->k, "K", "number of components (required)"},
         {"-o,--output", FGMM_OPT_TEXT, &a->output, "MODEL.h5", "the model file (required)"},
         {"--algorithm", FGMM_OPT_CHOICE, &a->algorithm, "gmm|kmeans", "what to fit (gmm)"},
-        {"--covariance", FGMM_OPT_CHOICE, &a->covariance, "spherical|diag|tied|full", "shape of a component (spherical)"},
+        {"--covariance", FGMM_OPT_CHOICE, &a->covariance, "spherical|diag|tied|full",
+         "shape of a component (spherical)"},
         {"--metric", FGMM_OPT_CHOICE, &a->metric, "l2|cosine", "cosine scales every row to unit length (l2)"},
         {"--max-iter", FGMM_OPT_COUNT, &a->fit.max_iter, "N", "most iterations (100)"},
         {"--tol", FGMM_OPT_REAL, &a->fit.tol, "T",
-         "stop when the mean log-likelihood a row changes by less than T nats; k-means: when the mean squared distance "
+         "stop when the mean log-likelihood a row changes by less than T nats; k-means: when the mean "
+         "squared distance "
          "changes by a smaller share; 0 never stops (1e-3)"},
         {"--reg-covar", FGMM_OPT_REAL, &a->fit.reg_covar, "R", "added to the variances (1e-6)"},
         {"--init", FGMM_OPT_TEXT, &a->init, "kmeans++|kmeans|random|MODEL.h5",
@@ -49,10 +52,13 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--rows", FGMM_OPT_TEXT, &a->rows, "A:B", "rows A to B-1 of DATA alone (all)"},
         {"--residency", FGMM_OPT_CHOICE, &a->residency, "auto|device|host|stream",
          "where a rank's rows live between iterations; stream reads them again each time (auto)"},
-        {"--device-memory", FGMM_OPT_BYTES, &a->fit.device_memory_bytes, "BYTES", "cap of device memory a rank (what is free)"},
-        {"--host-memory", FGMM_OPT_BYTES, &a->fit.host_memory_bytes, "BYTES", "cap of host memory a rank (its share of the node)"},
+        {"--device-memory", FGMM_OPT_BYTES, &a->fit.device_memory_bytes, "BYTES",
+         "cap of device memory a rank (what is free)"},
+        {"--host-memory", FGMM_OPT_BYTES, &a->fit.host_memory_bytes, "BYTES",
+         "cap of host memory a rank (its share of the node)"},
         {"--checkpoint", FGMM_OPT_TEXT, &a->checkpoint, "FILE", "checkpoint file (MODEL.h5.ckpt)"},
-        {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS", "time between checkpoints (60)"},
+        {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS",
+         "time between checkpoints (60)"},
         {"--resume", FGMM_OPT_FLAG, &a->resume, NULL, "go on from the checkpoint; without one, start afresh"},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
     };
@@ -74,9 +80,12 @@ static fgmm_status choose_init(arguments *a)
             return FGMM_OK;
         }
     if (strcmp(a->init, "kmeans-parallel") == 0)
-        return fgmm__fail(FGMM_ERR_INPUT, "`--init kmeans-parallel` is not part of this version; use kmeans++, kmeans or random");
+        return fgmm__fail(
+            FGMM_ERR_INPUT,
+            "`--init kmeans-parallel` is not part of this version; use kmeans++, kmeans or random");
     if (access(a->init, R_OK) != 0)
-        return fgmm__fail(FGMM_ERR_INPUT, "--init %s: neither kmeans++, kmeans, random nor a readable model file", a->init);
+        return fgmm__fail(FGMM_ERR_INPUT,
+                          "--init %s: neither kmeans++, kmeans, random nor a readable model file", a->init);
     a->fit.init = FGMM_INIT_MODEL;
     a->fit.init_model = a->init;
     return FGMM_OK;
@@ -90,7 +99,8 @@ static fgmm_status check(arguments *a, int n_sources)
     if (a->output == NULL)
         FGMM_FAIL(FGMM_ERR_INPUT, "no output given (-o MODEL.h5)");
     if (a->k < 1 || a->k > INT32_MAX)
-        FGMM_FAIL(FGMM_ERR_INPUT, "the number of components must be given and at least 1 (-k K; got %lld)", (long long)a->k);
+        FGMM_FAIL(FGMM_ERR_INPUT, "the number of components must be given and at least 1 (-k K; got %lld)",
+                  (long long)a->k);
     FGMM_TRY(choose_init(a));
     FGMM_TRY(fgmm__cmd_check_output(a->output));
     if (a->checkpoint == NULL) {
@@ -121,8 +131,10 @@ static fgmm_status already_whole(const arguments *a, bool *whole)
     if (!a->resume || access(a->checkpoint, F_OK) == 0 || access(a->output, F_OK) != 0)
         return FGMM_OK;
     FGMM_TRY(fgmm_model_read(a->output, &model));
-    if (model->k != a->fit.k || model->algorithm != a->fit.algorithm || model->covariance != a->fit.covariance)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole model, but of other options; remove it or give another -o", a->output);
+    if (model->k != a->fit.k || model->algorithm != a->fit.algorithm ||
+        model->covariance != a->fit.covariance)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole model, but of other options; remove it or give another -o",
+                  a->output);
     *whole = true;
 cleanup:
     fgmm_model_destroy(model);
@@ -154,8 +166,9 @@ static void report(const arguments *a, const fgmm_model *model, const fgmm_fit_w
     cJSON_AddNumberToObject(event, "peak_device_bytes", (double)watch->peak_device_bytes);
     cJSON_AddNumberToObject(event, "peak_host_bytes", (double)watch->peak_host_bytes);
     fgmm__event_emit(event);
-    fgmm__info("%s: %lld rows, %lld iterations, %s, %s %.9g, %.2f s, %.4g rows/s in iterations, shard on %s", a->output,
-               (long long)model->n_rows, (long long)model->n_iter, model->converged ? "converged" : "not converged",
+    fgmm__info("%s: %lld rows, %lld iterations, %s, %s %.9g, %.2f s, %.4g rows/s in iterations, shard on %s",
+               a->output, (long long)model->n_rows, (long long)model->n_iter,
+               model->converged ? "converged" : "not converged",
                kmeans ? "mean squared distance" : "mean log-likelihood",
                kmeans ? -model->log_likelihood : model->log_likelihood, seconds, rate, watch->residency);
     fgmm__info("%s; peak a rank: host %.1f MiB for rows and buffers, device %.1f MiB", watch->pace,
@@ -200,7 +213,8 @@ fgmm_status fgmm__cmd_fit(int argc, char **argv)
     report(&a, model, &watch, fgmm__seconds() - start);
 cleanup:
     if (status == FGMM_STOPPED)
-        fgmm__info("stopped on request; checkpoint %s: run the same line with --resume", a.checkpoint);
+        fgmm__fail(FGMM_STOPPED, "stopped on request; checkpoint %s: run the same line with --resume",
+                   a.checkpoint);
     fgmm_model_destroy(model);
     fgmm_dataset_close(dataset);
     free(sources);

@@ -210,6 +210,8 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine)
     fgmm_status status = FGMM_OK;
     if (comm->broken)
         return FGMM_ERR_RUNTIME;
+    if (comm->failed != FGMM_OK && mine == comm->failed && fgmm_error_message()[0] != '\0')
+        return mine;
     /* The maximum finds the gravest, and among its ranks the lowest. */
     gravity weight = weigh(comm, mine);
     int64_t key = ((int64_t)weight << 32) | (INT_MAX - comm->rank);
@@ -226,6 +228,7 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine)
     }
     comm->agreements++;
     status = status_of(gravest);
+    comm->failed = status == FGMM_STOPPED ? FGMM_OK : status;
 cleanup:
     return status;
 }

@@ -18,6 +18,7 @@ struct fgmm_comm {
     size_t slice_bytes; /* the most one MPI call moves; the same on all ranks */
     int64_t agreements; /* completed calls of fgmm__comm_agree */
     bool broken;        /* see fgmm__comm_broken */
+    fgmm_status failed; /* what all ranks agreed on last, other than FGMM_OK and FGMM_STOPPED */
     fgmm__heartbeat *heartbeat;
     fgmm__nccl *nccl; /* NULL without GPUs, or where ranks share one */
 };

@@ -6,6 +6,7 @@
 #include "io/writer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -234,7 +235,7 @@ static fgmm_status get_optional(hid_t file, fgmm_model *model)
     }
     if (fgmm__h5_has(file, "backend")) {
         FGMM_TRY(fgmm__h5_get_text(file, "backend", text, sizeof text));
-        strncpy(model->backend, text, sizeof model->backend - 1);
+        snprintf(model->backend, sizeof model->backend, "%.7s", text);
     }
     if (fgmm__h5_has(file, "data")) {
         FGMM_TRY(fgmm__h5_get_text(file, "data", text, sizeof text));
@@ -249,7 +250,7 @@ cleanup:
 fgmm_status fgmm__model_get(int64_t group, const char *name, fgmm_model **out)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_model header, *model = NULL;
+    fgmm_model header = {0}, *model = NULL;
     hid_t file = group;
     FGMM_TRY(get_header(file, name, &header));
     FGMM_TRY(fgmm__model_create(header.algorithm, header.covariance, header.k, header.dim, &model));
