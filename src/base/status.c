@@ -8,6 +8,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char message[2048];
+static unsigned epoch;
 
 const char *fgmm_error_message(void)
 {
@@ -18,7 +19,13 @@ void fgmm_error_clear(void)
 {
     pthread_mutex_lock(&lock);
     message[0] = '\0';
+    epoch++;
     pthread_mutex_unlock(&lock);
+}
+
+unsigned fgmm__error_epoch(void)
+{
+    return epoch;
 }
 
 void fgmm__set_message(const char *text)

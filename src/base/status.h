@@ -12,6 +12,9 @@ __attribute__((format(printf, 2, 3))) fgmm_status fgmm__fail(fgmm_status status,
 /* Replaces the recorded message (used by the agreement of ranks). */
 void fgmm__set_message(const char *message);
 
+/* How often fgmm_error_clear was called: tells an old failure from a new one. */
+unsigned fgmm__error_epoch(void);
+
 /* Jumps to `cleanup:` with `status` set when an expression fails. Functions that use it declare
  * `fgmm_status status = FGMM_OK;` and set all their resources to NULL first. */
 #define FGMM_TRY(expression)                                                                                 \

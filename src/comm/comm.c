@@ -210,7 +210,7 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine)
     fgmm_status status = FGMM_OK;
     if (comm->broken)
         return FGMM_ERR_RUNTIME;
-    if (comm->failed != FGMM_OK && mine == comm->failed && fgmm_error_message()[0] != '\0')
+    if (comm->failed != FGMM_OK && mine == comm->failed && comm->failed_epoch == fgmm__error_epoch())
         return mine;
     /* The maximum finds the gravest, and among its ranks the lowest. */
     gravity weight = weigh(comm, mine);
@@ -229,6 +229,7 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine)
     comm->agreements++;
     status = status_of(gravest);
     comm->failed = status == FGMM_STOPPED ? FGMM_OK : status;
+    comm->failed_epoch = fgmm__error_epoch();
 cleanup:
     return status;
 }

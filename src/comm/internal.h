@@ -19,6 +19,7 @@ struct fgmm_comm {
     int64_t agreements; /* completed calls of fgmm__comm_agree */
     bool broken;        /* see fgmm__comm_broken */
     fgmm_status failed; /* what all ranks agreed on last, other than FGMM_OK and FGMM_STOPPED */
+    unsigned failed_epoch; /* fgmm__error_epoch at that time */
     fgmm__heartbeat *heartbeat;
     fgmm__nccl *nccl; /* NULL without GPUs, or where ranks share one */
 };
