@@ -1,5 +1,6 @@
-/* What computes: one table, filled by cpu.c and cuda.c. Rows come as tiles (data/tile.h); results that users see are the same on both
- * within the precision of fp32, and bitwise the same on any number of ranks, tiles and threads of one. */
+/* What computes: one table, filled by cpu.c and cuda.c. Rows come as tiles (data/tile.h); results that users
+ * see are the same on both within the precision of fp32, and bitwise the same on any number of ranks, tiles
+ * and threads of one. */
 #ifndef FGMM_BACKEND_BACKEND_H
 #define FGMM_BACKEND_BACKEND_H
 
@@ -9,14 +10,16 @@
 
 typedef struct fgmm_backend fgmm_backend;
 
-/* A responsibility is kept when its log2-density is within 20 + log2(k) bits (or more) of the row's largest: the mass left out is below 2^-20. */
+/* A responsibility is kept when its log2-density is within 20 + log2(k) bits (or more) of the row's largest:
+ * the mass left out is below 2^-20. */
 enum { FGMM_MASS_BITS = 20 };
 
 /* One pair of query and row found by `neighbors`. */
 typedef struct {
-    int32_t query;   /* index into the queries of this call */
-    int32_t row;     /* index into the rows of this call */
-    double distance; /* squared L2, from the stored values in float64, terms added in the order of dimensions */
+    int32_t query; /* index into the queries of this call */
+    int32_t row;   /* index into the rows of this call */
+    double
+        distance; /* squared L2, from the stored values in float64, terms added in the order of dimensions */
 } fgmm_hit;
 
 typedef struct {
@@ -24,30 +27,35 @@ typedef struct {
     /* Local. threads: CPU threads to use. device: NULL for the CPU. */
     fgmm_status (*create)(fgmm_comm *comm, fgmm_device *device, int threads, fgmm_backend **out);
     void (*destroy)(fgmm_backend *backend);
-    /* Bytes (device memory under CUDA) this backend takes for a model of this shape beside the shard: O(k*dim) + a bounded workspace. */
+    /* Bytes (device memory under CUDA) this backend takes for a model of this shape beside the shard:
+     * O(k*dim) + a bounded workspace. */
     int64_t (*workspace_bytes)(fgmm_covariance shape, fgmm_moment moment, int32_t k, int32_t dim);
 
-    /* E-step: begin, tiles, end. begin copies what it needs of components and grid. moment FGMM_MOMENT_NONE with want_sums false: the
-     * log-likelihood alone. Tiles may be computed asynchronously. end is collective: sums over all ranks into stats (host). */
-    fgmm_status (*estep_begin)(fgmm_backend *backend, const fgmm_components *components, const fgmm_grid *grid,
-                               fgmm_moment moment, bool want_sums);
+    /* E-step: begin, tiles, end. begin copies what it needs of components and grid. moment FGMM_MOMENT_NONE
+     * with want_sums false: the log-likelihood alone. Tiles may be computed asynchronously. end is
+     * collective: sums over all ranks into stats (host). */
+    fgmm_status (*estep_begin)(fgmm_backend *backend, const fgmm_components *components,
+                               const fgmm_grid *grid, fgmm_moment moment, bool want_sums);
     fgmm_status (*estep_tile)(fgmm_backend *backend, const fgmm_tile *tile);
     fgmm_status (*estep_end)(fgmm_backend *backend, fgmm_stats *stats);
 
-    /* Assignment: the `top` most likely components of each row (top <= FGMM_MAX_TOP), most likely first, ties to the smaller number.
-     * Results lie in host memory when assign_tile returns: labels [rows][top] (-1 where k < top), responsibilities [rows][top] (hard: 1, 0...),
-     * log_density [rows] in base 2 (hard: minus squared distance); responsibilities and log_density may be NULL. */
+    /* Assignment: the `top` most likely components of each row (top <= FGMM_MAX_TOP), most likely first, ties
+     * to the smaller number. Results lie in host memory when assign_tile returns: labels [rows][top] (-1
+     * where k < top), responsibilities [rows][top] (hard: 1, 0...), log_density [rows] in base 2 (hard: minus
+     * squared distance); responsibilities and log_density may be NULL. */
     fgmm_status (*assign_begin)(fgmm_backend *backend, const fgmm_components *components, int32_t top);
-    fgmm_status (*assign_tile)(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels, float *responsibilities,
-                               double *log_density);
+    fgmm_status (*assign_tile)(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,
+                               float *responsibilities, double *log_density);
 
-    /* Neighbours: all pairs (query, row) with squared distance <= bound[query]. queries_begin keeps the queries ([n][dim] float, host) on the
-     * backend. neighbors takes a subset of them (subset [n_subset] indices, NULL: all n) with bounds [n_subset] against rows in host
-     * memory ([rows][dim] of dtype). Hits in any order; *n_hits may exceed capacity: then the first `capacity` are valid, and the
-     * caller comes again with fewer rows. hit.query is an index into the subset. */
+    /* Neighbours: all pairs (query, row) with squared distance <= bound[query]. queries_begin keeps the
+     * queries ([n][dim] float, host) on the backend. neighbors takes a subset of them (subset [n_subset]
+     * indices, NULL: all n) with bounds [n_subset] against rows in host memory ([rows][dim] of dtype). Hits
+     * in any order; *n_hits may exceed capacity: then the first `capacity` are valid, and the caller comes
+     * again with fewer rows. hit.query is an index into the subset. */
     fgmm_status (*queries_begin)(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
-    fgmm_status (*neighbors)(fgmm_backend *backend, const int32_t *subset, int32_t n_subset, const double *bounds, const void *rows,
-                             fgmm_dtype dtype, int32_t n_rows, fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
+    fgmm_status (*neighbors)(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
+                             const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
+                             fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
 } fgmm_backend_ops;
 
 enum { FGMM_MAX_TOP = 64 };

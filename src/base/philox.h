@@ -13,13 +13,13 @@
 
 /* What a number is for: streams of different purposes are independent. */
 enum {
-    FGMM_RNG_SAMPLE = 1,    /* index: stratum */
-    FGMM_RNG_START_ROWS,    /* index: component */
-    FGMM_RNG_KMEANSPP,      /* index: step */
-    FGMM_RNG_SYNTH_MEAN,    /* index: component * dim + dimension */
-    FGMM_RNG_SYNTH_SCALE,   /* index: component * dim + dimension */
-    FGMM_RNG_SYNTH_CHOICE,  /* index: row */
-    FGMM_RNG_SYNTH_NOISE,   /* index: row, sub: pair of dimensions */
+    FGMM_RNG_SAMPLE = 1,   /* index: stratum */
+    FGMM_RNG_START_ROWS,   /* index: component */
+    FGMM_RNG_KMEANSPP,     /* index: step */
+    FGMM_RNG_SYNTH_MEAN,   /* index: component * dim + dimension */
+    FGMM_RNG_SYNTH_SCALE,  /* index: component * dim + dimension */
+    FGMM_RNG_SYNTH_CHOICE, /* index: row */
+    FGMM_RNG_SYNTH_NOISE,  /* index: row, sub: pair of dimensions */
     FGMM_RNG_BENCH
 };
 
@@ -47,7 +47,8 @@ static inline FGMM_HOST_DEVICE fgmm_philox fgmm__philox(uint64_t seed, uint32_t 
     return out;
 }
 
-/* A uniform integer below `bound` (bound > 0) of 64 random bits, by multiplication; bias under 2^-64 * bound. */
+/* A uniform integer below `bound` (bound > 0) of 64 random bits, by multiplication; bias under 2^-64 * bound.
+ */
 static inline uint64_t fgmm__philox_below(uint64_t seed, uint32_t purpose, uint64_t index, uint64_t bound)
 {
     fgmm_philox p = fgmm__philox(seed, purpose, index, 0);

@@ -57,7 +57,8 @@ fgmm_status fgmm__alloc(size_t count, size_t bytes, const char *what, void **out
         padded = 64;
     void *pointer = aligned_alloc(64, padded);
     if (pointer == NULL)
-        return fgmm__fail(FGMM_ERR_RUNTIME, "out of memory: %.3f GiB for %s", (double)total / (1 << 30), what);
+        return fgmm__fail(FGMM_ERR_RUNTIME, "out of memory: %.3f GiB for %s", (double)total / (1 << 30),
+                          what);
     memset(pointer, 0, padded);
     *out = pointer;
     return FGMM_OK;

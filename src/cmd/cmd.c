@@ -18,6 +18,7 @@
 /* One line a file src/cmd/NAME.c: {"info", "say what a file holds", fgmm__cmd_info}, in the order of a user's
  * day: fit, assign, build, search, groundtruth, convert, info, synth, export, bench. */
 const fgmm_command fgmm__commands[] = {
+    {"fit", "fit a mixture or k-means to rows", fgmm__cmd_fit},
     {NULL, NULL, NULL},
 };
 

@@ -10,9 +10,9 @@
 
 /* Collective. Every rank brings its own status; all return the same one: FGMM_OK if all are, else the gravest
  * of FGMM_ERR_RUNTIME > FGMM_ERR_INPUT > FGMM_STOPPED, and every rank's message becomes that of the lowest
- * rank that has it. Call it before going on to a collective whenever a rank may have failed by itself. What was
- * agreed to have failed stays so: bringing the same failure again (on the way out through several layers, of which
- * not all ranks need to have entered the same) returns at once, until fgmm_error_clear. */
+ * rank that has it. Call it before going on to a collective whenever a rank may have failed by itself. What
+ * was agreed to have failed stays so: bringing the same failure again (on the way out through several layers,
+ * of which not all ranks need to have entered the same) returns at once, until fgmm_error_clear. */
 fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine);
 
 /* Local, cheap, called often (at least once a second) by long work: sends signs of life, receives the peers'.

@@ -15,10 +15,10 @@ struct fgmm_comm {
     int node_rank, node_size;
     char (*hosts)[MPI_MAX_PROCESSOR_NAME]; /* [size] */
     double timeout_seconds;
-    size_t slice_bytes; /* the most one MPI call moves; the same on all ranks */
-    int64_t agreements; /* completed calls of fgmm__comm_agree */
-    bool broken;        /* see fgmm__comm_broken */
-    fgmm_status failed; /* what all ranks agreed on last, other than FGMM_OK and FGMM_STOPPED */
+    size_t slice_bytes;    /* the most one MPI call moves; the same on all ranks */
+    int64_t agreements;    /* completed calls of fgmm__comm_agree */
+    bool broken;           /* see fgmm__comm_broken */
+    fgmm_status failed;    /* what all ranks agreed on last, other than FGMM_OK and FGMM_STOPPED */
     unsigned failed_epoch; /* fgmm__error_epoch at that time */
     fgmm__heartbeat *heartbeat;
     fgmm__nccl *nccl; /* NULL without GPUs, or where ranks share one */
