@@ -212,8 +212,10 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine)
         return FGMM_ERR_RUNTIME;
     if (comm->failed != FGMM_OK && mine == comm->failed && comm->failed_epoch == fgmm__error_epoch())
         return mine;
-    /* The maximum finds the gravest, and among its ranks the lowest. */
     gravity weight = weigh(comm, mine);
+    if (weight >= BAD_INPUT)
+        fgmm__comm_announce_failure(comm); /* peers in a long loop leave it; it costs nothing where none is */
+    /* The maximum finds the gravest, and among its ranks the lowest. */
     int64_t key = ((int64_t)weight << 32) | (INT_MAX - comm->rank);
     FGMM_TRY(fgmm__comm_max_i64(comm, &key, 1));
     gravity gravest = (gravity)(key >> 32);

@@ -164,8 +164,7 @@ void fgmm__comm_announce_failure(fgmm_comm *comm)
     if (comm->broken || beat->announced_at == comm->agreements)
         return;
     beat->announced_at = comm->agreements;
-    tell_peers(comm,
-               FAILED); /* a failure to send breaks the communicator, which the next agreement reports */
+    tell_peers(comm, FAILED); /* what goes wrong here breaks the communicator, as the next agreement says */
 }
 
 /* Fails when a peer has been silent for the timeout, counted from the beginning of the wait at the earliest.
@@ -193,9 +192,11 @@ static fgmm_status check_silence(fgmm_comm *comm, double since, double now)
     return fgmm__comm_break(comm);
 }
 
+/* MPI moves data only while it is polled, so no sleeping within the time that a slow transfer (50 MB/s)
+ * takes. 10 ms are about what ranks wait for each other when they share cores. */
 fgmm__wait fgmm__wait_begin(size_t bytes)
 {
-    return (fgmm__wait){.since = fgmm__seconds(), .patience_seconds = 1e-3 + 1e-9 * (double)bytes};
+    return (fgmm__wait){.since = fgmm__seconds(), .patience_seconds = 10e-3 + 20e-9 * (double)bytes};
 }
 
 fgmm_status fgmm__wait_step(fgmm_comm *comm, const fgmm__wait *wait)

@@ -48,8 +48,7 @@ typedef struct {
     double patience_seconds; /* see fgmm__backoff */
 } fgmm__wait;
 
-/* `bytes`: how much this wait moves; long transfers are polled without sleeping for as long as they should
- * take. */
+/* `bytes`: how much MPI moves during this wait; 0 for a few words or for what needs no polling to go on. */
 fgmm__wait fgmm__wait_begin(size_t bytes);
 
 /* Between two looks at what is awaited: exchanges signs of life, backs off. Fails, and breaks the

@@ -158,10 +158,10 @@ bool fgmm__comm_has_nccl(const fgmm_comm *comm)
 
 /* Waits for a collective on the stream. Its kernel does not end when a peer is lost: NCCL's state and the
  * signs of life tell. */
-static fgmm_status wait_reduced(fgmm_comm *comm, ncclComm_t handle, cudaStream_t stream, size_t bytes)
+static fgmm_status wait_reduced(fgmm_comm *comm, ncclComm_t handle, cudaStream_t stream)
 {
     fgmm_status status = FGMM_OK;
-    fgmm__wait wait = fgmm__wait_begin(bytes / 16); /* links are far faster than the host's */
+    fgmm__wait wait = fgmm__wait_begin(0);
     cudaError_t code;
     while ((code = cudaStreamQuery(stream)) == cudaErrorNotReady) {
         bool ready;
@@ -181,7 +181,7 @@ static fgmm_status sum_by_nccl(fgmm_comm *comm, int64_t *values, size_t count, c
     FGMM_NCCL(comm,
               ncclAllReduce(values, values, count, ncclUint64, ncclSum, handle, stream)); /* unsigned wraps */
     FGMM_TRY(wait_ready(comm, handle, "ncclAllReduce"));
-    FGMM_TRY(wait_reduced(comm, handle, stream, 8 * count));
+    FGMM_TRY(wait_reduced(comm, handle, stream));
 cleanup:
     if (status != FGMM_OK) {
         fgmm__comm_break(comm);
