@@ -7,11 +7,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
+#include "base/stop.h"
 #include "comm/mpi_check.h"
 
 enum {
     MESSAGE_BYTES = 2048, /* as much as base/status.c keeps */
-    LAST_TURN = 8         /* half seconds the highest ranks wait before they abort */
+    LAST_TURN = 5         /* seconds the higher ranks wait before they abort */
 };
 
 fgmm_status fgmm__comm_break(fgmm_comm *comm)
@@ -238,12 +240,26 @@ cleanup:
 
 /* ---- the last resort ---- */
 
+/* After a fault that several ranks notice, each comes to fgmm__comm_abort by itself. One message is enough:
+ * rank 0 ends the run; should it be the one that is missing, rank 1 does a second later, and so on. A TERM in
+ * that time is the launcher's, which another rank has told: what is left is to be killed. */
+static void wait_for_turn(int rank)
+{
+    bool stopped_before = fgmm__stop_requested();
+    double until = fgmm__seconds() + (rank < LAST_TURN ? rank : LAST_TURN);
+    while (fgmm__seconds() < until) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        if (!stopped_before && fgmm__stop_requested()) {
+            stopped_before = true;
+            until = fgmm__seconds() + LAST_TURN;
+        }
+    }
+}
+
 _Noreturn void fgmm__comm_abort(fgmm_comm *comm, fgmm_status status)
 {
-    /* After a fault that several ranks notice, each comes here by itself. One message is enough: rank 0 ends
-     * the run; should it be the one that is missing, rank 1 does half a second later, and so on. */
-    int turn = comm == NULL ? 0 : comm->rank < LAST_TURN ? comm->rank : LAST_TURN;
-    nanosleep(&(struct timespec){.tv_sec = turn / 2, .tv_nsec = turn % 2 * 500000000L}, NULL);
+    if (comm != NULL)
+        wait_for_turn(comm->rank);
     const char *message = fgmm_error_message();
     fprintf(stderr, "fgmm: %s\n", message[0] != '\0' ? message : "failed without a message");
     fflush(stderr);

@@ -18,7 +18,8 @@ typedef enum { ALIVE, STOP, FAILED, KINDS } sign_kind;
 struct fgmm__heartbeat {
     double period_seconds;                /* between two ALIVE to the same peer */
     double next_poll, next_alive;         /* clock times */
-    double next_check;                    /* of the peers' silence */
+    double next_check, last_check;        /* of the peers' silence */
+    double awake_since;                   /* end of the last time this rank itself was suspended */
     bool quiet;                           /* draining: nothing is sent any more */
     bool stop_told;                       /* all peers know, from this rank or another */
     int64_t announced_at, peer_failed_at; /* agreement the last FAILED (own, a peer's) leads to; -1: none */
@@ -168,13 +169,18 @@ void fgmm__comm_announce_failure(fgmm_comm *comm)
 }
 
 /* Fails when a peer has been silent for the timeout, counted from the beginning of the wait at the earliest.
- */
+ * A rank that was suspended itself has no right to complain of the others. */
 static fgmm_status check_silence(fgmm_comm *comm, double since, double now)
 {
     fgmm__heartbeat *beat = comm->heartbeat;
     if (now < beat->next_check)
         return FGMM_OK;
     beat->next_check = now + check_seconds;
+    if (now - beat->last_check > comm->timeout_seconds / 2)
+        beat->awake_since = now;
+    beat->last_check = now;
+    if (since < beat->awake_since)
+        since = beat->awake_since;
     int silent = -1;
     double oldest = now;
     for (int peer = 0; peer < comm->size; peer++) {
