@@ -19,6 +19,7 @@
  * day: fit, assign, build, search, groundtruth, convert, info, synth, export, bench. */
 const fgmm_command fgmm__commands[] = {
     {"fit", "fit a mixture or k-means to rows", fgmm__cmd_fit},
+    {"bench", "time the parts against what the machine can do", fgmm__cmd_bench},
     {NULL, NULL, NULL},
 };
 
