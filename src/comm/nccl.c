@@ -1,13 +1,11 @@
 /* Sums over the GPUs of all ranks: NCCL where every rank has a device of its own, else through the host.
  * NCCL's communicator is non-blocking, so that every wait can look for silent peers. */
-#include <string.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "comm/internal.h"
 #include "comm/nccl_check.h"
-#include "device/cuda_check.h"
-#include "device/device.h"
 
 enum { UUID_BYTES = 16 };
 static const size_t staging_words = (size_t)8 << 20; /* 64 MiB */
@@ -16,14 +14,27 @@ struct fgmm__nccl {
     ncclComm_t handle;
 };
 
+static fgmm_status failed(const fgmm_comm *comm, const char *call, const char *file, int line,
+                          const char *reason, const char *detail)
+{
+    const char *base = strrchr(file, '/');
+    return fgmm__fail(FGMM_ERR_RUNTIME, "%.*s failed on rank %d (host %s): %s%s%s (%s:%d)",
+                      (int)strcspn(call, "("), call, comm->rank, comm->hosts[comm->rank], reason,
+                      detail[0] ? ": " : "", detail, base ? base + 1 : file, line);
+}
+
 fgmm_status fgmm__nccl_failed(const fgmm_comm *comm, ncclResult_t code, const char *call, const char *file,
                               int line)
 {
-    const char *base = strrchr(file, '/'), *detail = ncclGetLastError(NULL);
-    return fgmm__fail(FGMM_ERR_RUNTIME, "%.*s failed on rank %d (host %s): %s%s%s (%s:%d)",
-                      (int)strcspn(call, "("), call, comm->rank, comm->hosts[comm->rank],
-                      ncclGetErrorString(code), detail && detail[0] ? ": " : "", detail ? detail : "",
-                      base ? base + 1 : file, line);
+    const char *detail = ncclGetLastError(NULL);
+    return failed(comm, call, file, line, ncclGetErrorString(code), detail != NULL ? detail : "");
+}
+
+fgmm_status fgmm__nccl_cuda_failed(const fgmm_comm *comm, cudaError_t code, const char *call,
+                                   const char *file, int line)
+{
+    cudaGetLastError(); /* an error that is not for good must not be found again by the next check */
+    return failed(comm, call, file, line, cudaGetErrorString(code), "");
 }
 
 /* The communicator's own state: ncclSuccess, ncclInProgress, or an error that a peer or the network caused.
@@ -156,9 +167,9 @@ bool fgmm__comm_has_nccl(const fgmm_comm *comm)
 
 /* ---- summing ---- */
 
-/* Waits for a collective on the stream. Its kernel does not end when a peer is lost: NCCL's state and the
- * signs of life tell. */
-static fgmm_status wait_reduced(fgmm_comm *comm, ncclComm_t handle, cudaStream_t stream)
+/* Waits for all work on the stream. A collective's kernel does not end when a peer is lost: NCCL's state
+ * (handle NULL: none) and the signs of life tell. */
+static fgmm_status wait_stream(fgmm_comm *comm, ncclComm_t handle, cudaStream_t stream)
 {
     fgmm_status status = FGMM_OK;
     fgmm__wait wait = fgmm__wait_begin(0);
@@ -166,10 +177,12 @@ static fgmm_status wait_reduced(fgmm_comm *comm, ncclComm_t handle, cudaStream_t
     while ((code = cudaStreamQuery(stream)) == cudaErrorNotReady) {
         bool ready;
         cudaGetLastError(); /* not an error: none for the next check to find */
-        FGMM_TRY(look_at(comm, handle, "ncclAllReduce", &ready));
+        if (handle != NULL)
+            FGMM_TRY(look_at(comm, handle, "ncclAllReduce", &ready));
         FGMM_TRY(fgmm__wait_step(comm, &wait));
     }
-    FGMM_CUDA(code);
+    if (code != cudaSuccess)
+        status = fgmm__nccl_cuda_failed(comm, code, "a kernel or copy", __FILE__, __LINE__);
 cleanup:
     return status;
 }
@@ -181,7 +194,7 @@ static fgmm_status sum_by_nccl(fgmm_comm *comm, int64_t *values, size_t count, c
     FGMM_NCCL(comm,
               ncclAllReduce(values, values, count, ncclUint64, ncclSum, handle, stream)); /* unsigned wraps */
     FGMM_TRY(wait_ready(comm, handle, "ncclAllReduce"));
-    FGMM_TRY(wait_reduced(comm, handle, stream));
+    FGMM_TRY(wait_stream(comm, handle, stream));
 cleanup:
     if (status != FGMM_OK) {
         fgmm__comm_break(comm);
@@ -197,11 +210,13 @@ static fgmm_status sum_by_host(fgmm_comm *comm, int64_t *values, size_t count, c
     fgmm_status status = FGMM_OK;
     for (size_t at = 0; at < count; at += staging_words) {
         size_t words = count - at < staging_words ? count - at : staging_words;
-        FGMM_CUDA(cudaMemcpyAsync(staging, values + at, 8 * words, cudaMemcpyDeviceToHost, stream));
-        FGMM_CUDA(cudaStreamSynchronize(stream));
+        FGMM_NCCL_CUDA(comm,
+                       cudaMemcpyAsync(staging, values + at, 8 * words, cudaMemcpyDeviceToHost, stream));
+        FGMM_NCCL_CUDA(comm, cudaStreamSynchronize(stream));
         FGMM_TRY(fgmm__comm_sum_i64(comm, staging, words));
-        FGMM_CUDA(cudaMemcpyAsync(values + at, staging, 8 * words, cudaMemcpyHostToDevice, stream));
-        FGMM_CUDA(cudaStreamSynchronize(stream));
+        FGMM_NCCL_CUDA(comm,
+                       cudaMemcpyAsync(values + at, staging, 8 * words, cudaMemcpyHostToDevice, stream));
+        FGMM_NCCL_CUDA(comm, cudaStreamSynchronize(stream));
     }
 cleanup:
     if (status != FGMM_OK)
@@ -215,7 +230,7 @@ fgmm_status fgmm__comm_sum_i64_device(fgmm_comm *comm, int64_t *values, size_t c
     int64_t *staging = NULL;
     bool staged = comm->size > 1 && comm->nccl == NULL;
     /* What this rank's own kernels did wrong shows here, where it can still be agreed on. */
-    status = fgmm__stream_sync(stream, comm);
+    status = wait_stream(comm, NULL, stream);
     if (status == FGMM_OK && staged)
         status = fgmm__alloc(count < staging_words ? count : staging_words, 8, "sums on the host",
                              (void **)&staging);

@@ -197,7 +197,10 @@ fgmm_status fgmm__device_alloc(fgmm_device *device, size_t bytes, const char *wh
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: out of device memory: %.3f GiB for %s, %.3f GiB are free", place,
                   (double)bytes / (1 << 30), what, (double)fgmm__device_free_bytes(device) / (1 << 30));
     }
-    FGMM_CUDA(code);
+    if (code != cudaSuccess) {
+        status = fgmm__cuda_failed(code, "cudaMalloc", __FILE__, __LINE__);
+        goto cleanup;
+    }
     entry->bytes = (int64_t)bytes;
     *out = entry->pointer;
     pthread_mutex_lock(&device->lock);
@@ -362,8 +365,8 @@ static fgmm_status wait_until_done(cudaError_t (*query)(void *), void *handle, f
             fgmm__comm_tick(comm);
         fgmm__backoff(fgmm__seconds() - since, 1e-3);
     }
-    FGMM_CUDA(code);
-cleanup:
+    if (code != cudaSuccess)
+        status = fgmm__cuda_failed(code, "a kernel or copy", __FILE__, __LINE__);
     return status;
 }
 

@@ -6,6 +6,7 @@
 rank_pid() {
     local pid
     for _ in $(seq 100); do
+        # shellcheck disable=SC2013 # words are meant
         for pid in $(cat "/proc/$1/task/$1/children"); do
             if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "PMIX_RANK=$2"; then
                 echo "$pid"
