@@ -68,6 +68,8 @@ static fgmm_status load_segment(fgmm_shard *shard, loading *l, int64_t begin, in
         shard->times.bytes_read += n * (int64_t)shard->row_bytes;
         show_progress(shard, l, row + n);
     }
+    if (to_device) /* the last copy, before the next segment is read into its buffer */
+        FGMM_TRY(fgmm__stream_sync(fgmm__device_copy_stream(shard->device), shard->comm));
 cleanup:
     return status;
 }

@@ -168,10 +168,8 @@ void fgmm__ring_destroy(fgmm_ring *ring)
         pthread_cond_destroy(&ring->work);
     if (ring->has_lock)
         pthread_mutex_destroy(&ring->lock);
-    for (int i = 0; i < FGMM_RING_BUFFERS; i++) {
-        if (ring->buffers[i] != NULL)
-            fgmm__pinned_free(ring->device, ring->buffers[i]);
-    }
+    for (int i = 0; i < FGMM_RING_BUFFERS; i++)
+        fgmm__pinned_free(ring->device, ring->buffers[i]);
     free(ring->threads);
     free(ring);
 }

@@ -152,18 +152,13 @@ void fgmm__shard_destroy(fgmm_shard *shard)
      */
     (void)fgmm__shard_quiesce(shard, NULL);
     fgmm__ring_destroy(shard->ring);
-    for (int i = 0; shard->device != NULL && i < FGMM_DEVICE_BUFFERS; i++) {
-        fgmm_shard_slot *slot = &shard->slots[i];
-        if (slot->copied != NULL)
-            fgmm__gpu_event_destroy(slot->copied);
-        if (slot->done != NULL)
-            fgmm__gpu_event_destroy(slot->done);
-        fgmm__device_free(shard->device, slot->rows);
+    for (int i = 0; i < FGMM_DEVICE_BUFFERS; i++) {
+        fgmm__gpu_event_destroy(shard->slots[i].copied);
+        fgmm__gpu_event_destroy(shard->slots[i].done);
+        fgmm__device_free(shard->device, shard->slots[i].rows);
     }
-    if (shard->host_rows != NULL)
-        fgmm__pinned_free(shard->device, shard->host_rows);
-    if (shard->device_rows != NULL)
-        fgmm__device_free(shard->device, shard->device_rows);
+    fgmm__device_free(shard->device, shard->device_rows);
+    fgmm__pinned_free(shard->device, shard->host_rows);
     free(shard);
 }
 
