@@ -4,8 +4,10 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "data/memory.h"
 #include "support/files.h"
 
@@ -20,13 +22,22 @@ static int64_t available(void)
                                      fgmm_test_path("groups"));
 }
 
-static int make_folders(void **state)
+/* The groups' files of an earlier case or run are gone. */
+static int begin_afresh(void **state)
 {
     (void)state;
     const char *folders[] = {"groups", "groups/job", "groups/job/step", "groups/memory",
                              "groups/memory/slurm"};
-    for (int i = 0; i < 5; i++)
+    const char *files[] = {"memory.max", "memory.current", "memory.stat", "memory.limit_in_bytes",
+                           "memory.usage_in_bytes"};
+    for (int i = 0; i < 5; i++) {
         mkdir(fgmm_test_path(folders[i]), 0777);
+        for (int j = 0; j < 5; j++) {
+            char name[128];
+            snprintf(name, sizeof name, "%s/%s", folders[i], files[j]);
+            unlink(fgmm_test_path(name));
+        }
+    }
     put("meminfo", "MemTotal:       1000000 kB\nMemFree:  5 kB\nMemAvailable:    800000 kB\n");
     return 0;
 }
@@ -86,11 +97,11 @@ static void this_machine_has_some(void **state)
 int main(void)
 {
     const struct CMUnitTest cases[] = {
-        cmocka_unit_test(without_groups_it_is_what_the_kernel_says),
-        cmocka_unit_test(the_tightest_of_nested_groups_counts),
-        cmocka_unit_test(file_cache_that_can_go_does_not_count_as_used),
-        cmocka_unit_test(version_one_has_its_own_names),
-        cmocka_unit_test(this_machine_has_some),
+        cmocka_unit_test_setup(without_groups_it_is_what_the_kernel_says, begin_afresh),
+        cmocka_unit_test_setup(the_tightest_of_nested_groups_counts, begin_afresh),
+        cmocka_unit_test_setup(file_cache_that_can_go_does_not_count_as_used, begin_afresh),
+        cmocka_unit_test_setup(version_one_has_its_own_names, begin_afresh),
+        cmocka_unit_test_setup(this_machine_has_some, begin_afresh),
     };
-    return cmocka_run_group_tests(cases, make_folders, NULL);
+    return cmocka_run_group_tests(cases, NULL, NULL);
 }
