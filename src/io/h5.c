@@ -1,12 +1,14 @@
 #include "io/h5.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { USER_BLOCK = 512, NAME_BYTES = 512 };
+enum { USER_BLOCK = 512, NAME_BYTES = 4096, MEMORY_STEP = 1 << 20 };
 
 static pthread_mutex_t lock;
 static pthread_once_t lock_once = PTHREAD_ONCE_INIT;
@@ -94,13 +96,12 @@ static hid_t access_list(fgmm_comm *comm)
     return list;
 }
 
-fgmm_status fgmm__h5_create(const char *path, fgmm_comm *comm, hid_t *file)
+/* A user block of 512 bytes, no times. */
+static fgmm_status create(const char *path, hid_t access, hid_t *file)
 {
     fgmm_status status = FGMM_OK;
     char why[NAME_BYTES];
-    fgmm__h5_lock();
-    fgmm__h5_quiet();
-    hid_t access = access_list(comm), creation = H5Pcreate(H5P_FILE_CREATE);
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_userblock(creation, USER_BLOCK);
     H5Pset_obj_track_times(creation, false);
     errno = 0;
@@ -109,8 +110,106 @@ fgmm_status fgmm__h5_create(const char *path, fgmm_comm *comm, hid_t *file)
         status = fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be created: %s", path,
                             errno ? strerror(errno) : cause(why));
     H5Pclose(creation);
+    return status;
+}
+
+fgmm_status fgmm__h5_create(const char *path, fgmm_comm *comm, hid_t *file)
+{
+    fgmm__h5_lock();
+    fgmm__h5_quiet();
+    hid_t access = access_list(comm);
+    fgmm_status status = create(path, access, file);
     H5Pclose(access);
     fgmm__h5_unlock();
+    return status;
+}
+
+/* ---- files made in memory ---- */
+
+/* HDF5 hands over the memory of the closed file instead of freeing it. (H5Fget_file_image would do, were its
+ * superblock's checksum right.) */
+typedef struct small_file {
+    hid_t file;
+    char *image;
+    struct small_file *next;
+} small_file;
+
+static small_file *small_files; /* open ones; under the lock */
+
+static void *resize_image(void *image, size_t bytes, H5FD_file_image_op_t operation, void *udata)
+{
+    (void)operation;
+    (void)udata;
+    return realloc(image, bytes);
+}
+
+static herr_t keep_image(void *image, H5FD_file_image_op_t operation, void *udata)
+{
+    if (operation == H5FD_FILE_IMAGE_OP_FILE_CLOSE)
+        ((small_file *)udata)->image = image;
+    else
+        free(image);
+    return 0;
+}
+
+static void *same_udata(void *udata)
+{
+    return udata;
+}
+
+static herr_t leave_udata(void *udata)
+{
+    (void)udata;
+    return 0;
+}
+
+static small_file *take_small(hid_t file)
+{
+    small_file **at = &small_files;
+    while (*at && (*at)->file != file)
+        at = &(*at)->next;
+    small_file *found = *at;
+    if (found)
+        *at = found->next;
+    return found;
+}
+
+static int open_output(const char *path)
+{
+    return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+}
+
+fgmm_status fgmm__h5_create_small(const char *path, hid_t *file)
+{
+    fgmm_status status = FGMM_OK;
+    small_file *small = NULL;
+    int fd = open_output(path); /* a folder that takes no file is told now */
+    *file = -1;
+    if (fd < 0)
+        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be created: %s", path, strerror(errno));
+    close(fd);
+    FGMM_ALLOC(small, 1, "a file made in memory");
+    fgmm__h5_lock();
+    fgmm__h5_quiet();
+    hid_t access = access_list(NULL);
+    H5FD_file_image_callbacks_t keep = {.image_realloc = resize_image,
+                                        .image_free = keep_image,
+                                        .udata_copy = same_udata,
+                                        .udata_free = leave_udata,
+                                        .udata = small};
+    H5Pset_fapl_core(access, MEMORY_STEP, false);
+    H5Pset_file_image_callbacks(access, &keep);
+    status = create(path, access, file);
+    H5Pclose(access);
+    if (status == FGMM_OK) {
+        small->file = *file;
+        small->next = small_files;
+        small_files = small;
+        small = NULL;
+    }
+    fgmm__h5_unlock();
+cleanup:
+    free(small);
     return status;
 }
 
@@ -131,15 +230,54 @@ fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file)
     return status;
 }
 
+static bool write_all(int fd, const char *bytes, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t put = write(fd, bytes + done, n - done);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return false;
+        done += (size_t)put;
+    }
+    return true;
+}
+
+static fgmm_status save_image(const char *place, const char *image, size_t bytes, const char *path)
+{
+    int fd = open_output(place);
+    bool fine = fd >= 0 && write_all(fd, image, bytes);
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    return fine ? FGMM_OK
+                : fgmm__fail(FGMM_ERR_RUNTIME, "%s: could not be written: %s", path, strerror(error));
+}
+
+/* Length of a file made in memory, user block included; 0 on failure. After a flush it does not change. */
+static size_t length_of(hid_t file)
+{
+    ssize_t bytes = H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 ? -1 : H5Fget_file_image(file, NULL, 0);
+    return bytes < 0 ? 0 : (size_t)bytes + USER_BLOCK;
+}
+
 fgmm_status fgmm__h5_close(hid_t file, const char *path)
 {
     fgmm_status status = FGMM_OK;
-    char why[NAME_BYTES];
+    char why[NAME_BYTES], place[NAME_BYTES];
     if (file < 0)
         return FGMM_OK;
     fgmm__h5_lock();
-    if (H5Fclose(file) < 0)
+    small_file *small = take_small(file);
+    size_t bytes = small ? length_of(file) : 0;
+    file_of(file, place);
+    if (H5Fclose(file) < 0 || (small && (bytes == 0 || small->image == NULL)))
         status = fgmm__fail(FGMM_ERR_RUNTIME, "%s: could not be written to its end: %s", path, cause(why));
+    else if (small)
+        status = save_image(place, small->image, bytes, path);
+    if (small)
+        free(small->image);
+    free(small);
     fgmm__h5_unlock();
     return status;
 }

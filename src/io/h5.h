@@ -17,6 +17,10 @@ void fgmm__h5_quiet(void); /* no error stacks on stderr; called by the functions
 /* Creates a file with a 512-byte user block, no times kept in objects. comm NULL: serial; else parallel over
  * all its ranks. */
 fgmm_status fgmm__h5_create(const char *path, fgmm_comm *comm, hid_t *file);
+/* The same, serial, for what fits in memory twice (models, checkpoints, results): made in memory, written
+ * whole by fgmm__h5_close, since HDF5 does not survive a full disk (it crashes at the end of the program).
+ * Large and parallel files: reserve the space on disk first. */
+fgmm_status fgmm__h5_create_small(const char *path, hid_t *file);
 /* Opens for reading. comm as above. */
 fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file);
 /* Closes; a failed close (a flush without space) is an error. */

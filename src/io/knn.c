@@ -251,7 +251,7 @@ static fgmm_status write_h5(const char *path, const char *aside, const fgmm_knn 
     fgmm_status status = FGMM_OK;
     hid_t file = -1;
     hsize_t shape[2] = {(hsize_t)knn->queries, (hsize_t)knn->k};
-    FGMM_TRY(fgmm__h5_create(aside, NULL, &file));
+    FGMM_TRY(fgmm__h5_create_small(aside, &file));
     FGMM_TRY(fgmm__h5_put_text(file, "format", "fgmm-knn"));
     FGMM_TRY(fgmm__h5_put_i64(file, "version", 1));
     FGMM_TRY(fgmm__h5_write(file, "/neighbors", H5T_STD_I64LE, 2, shape, knn->ids));

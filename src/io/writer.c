@@ -24,7 +24,12 @@ static const struct {
              {".u8bin", LAYOUT_BIN, FGMM_U8, false},   {".i8bin", LAYOUT_BIN, FGMM_I8, false},
              {".npy", LAYOUT_NPY, FGMM_F32, true},     {".h5", LAYOUT_H5, FGMM_F32, true},
              {".hdf5", LAYOUT_H5, FGMM_F32, true}};
-enum { KINDS = sizeof kinds / sizeof *kinds, PIECE_BYTES = 1 << 20, H5_DATASET_RANK = 2 };
+enum {
+    KINDS = sizeof kinds / sizeof *kinds,
+    PIECE_BYTES = 1 << 20,
+    H5_DATASET_RANK = 2,
+    HEADER_BYTES = 64 << 10
+};
 
 struct fgmm_writer {
     char *path, *aside;
@@ -81,6 +86,18 @@ static fgmm_status write_at(const fgmm_writer *writer, const void *bytes, size_t
     return FGMM_OK;
 }
 
+/* Space is asked for before anything is written, so that a disk too small is known at once and HDF5 never
+ * meets a full one; not all file systems can. */
+static fgmm_status reserve(const fgmm_writer *writer, int64_t header_bytes)
+{
+    int64_t total = header_bytes + writer->rows * stride(writer);
+    bool reserved = fallocate(writer->fd, 0, 0, (off_t)total) == 0;
+    if (!reserved && (errno == ENOSPC || errno == EFBIG || errno == EDQUOT))
+        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: needs %lld bytes: %s; free some or write elsewhere",
+                          writer->path, (long long)total, strerror(errno));
+    return FGMM_OK;
+}
+
 /* ---- headers ---- */
 
 static fgmm_status begin_bin(fgmm_writer *writer)
@@ -127,17 +144,6 @@ cleanup:
     fgmm__h5_unlock();
     fgmm_status closed = fgmm__h5_close(file, writer->path);
     return status != FGMM_OK ? status : closed;
-}
-
-/* Space is asked for beforehand, so that a disk too small is known at once; not all file systems can. */
-static fgmm_status reserve(const fgmm_writer *writer)
-{
-    int64_t total = writer->data_offset + writer->rows * stride(writer);
-    if (fallocate(writer->fd, 0, 0, (off_t)total) != 0 &&
-        (errno == ENOSPC || errno == EFBIG || errno == EDQUOT))
-        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: needs %lld bytes: %s; free some or write elsewhere",
-                          writer->path, (long long)total, strerror(errno));
-    return FGMM_OK;
 }
 
 /* ---- the writer ---- */
@@ -189,13 +195,14 @@ fgmm_status fgmm__writer_open(const char *path, int64_t rows, int32_t dim, fgmm_
     writer->fd = open(writer->aside, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (writer->fd < 0 || writer->path == NULL)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot be created: %s", path, strerror(errno));
+    FGMM_TRY(reserve(writer, HEADER_BYTES));
     if (writer->layout == LAYOUT_BIN)
         FGMM_TRY(begin_bin(writer));
     else if (writer->layout == LAYOUT_NPY)
         FGMM_TRY(begin_npy(writer));
     else if (writer->layout == LAYOUT_H5)
         FGMM_TRY(begin_h5(writer));
-    FGMM_TRY(reserve(writer));
+    FGMM_TRY(reserve(writer, writer->data_offset)); /* HDF5 gave it back by emptying the file */
     *out = writer;
     writer = NULL;
 cleanup:
@@ -245,6 +252,9 @@ fgmm_status fgmm__writer_finish(fgmm_writer *writer)
     if (writer->written != writer->rows)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: was opened for %lld rows and got %lld", writer->path,
                   (long long)writer->rows, (long long)writer->written);
+    if (writer->layout != LAYOUT_H5 && /* gives back what was reserved for the header */
+        ftruncate(writer->fd, (off_t)(writer->data_offset + writer->rows * stride(writer))) != 0)
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", writer->path, strerror(errno));
     if (writer->layout == LAYOUT_H5) /* the rows themselves are left out, as in an index */
         FGMM_TRY(fgmm__h5_seal(writer->aside, NULL, (uint64_t)writer->data_offset,
                                (uint64_t)(writer->data_offset + writer->rows * row_bytes(writer))));

@@ -4,9 +4,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/philox.h"
@@ -121,6 +123,33 @@ static void a_writer_keeps_its_promises(void **state)
     fgmm__writer_abandon(NULL);
     assert_int_not_equal(access(path, F_OK), 0);
     assert_int_equal(fgmm_test_leftovers(path), 0);
+}
+
+static void a_full_disk_is_told_before_rows_are_written(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"full.fbin", "full.fvecs", "full.npy", "full.h5"};
+    struct rlimit old, small;
+    fgmm_status statuses[4];
+    bool named[4];
+    getrlimit(RLIMIT_FSIZE, &old);
+    small = old;
+    small.rlim_cur = 1 << 20;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    for (int i = 0; i < 4; i++) {
+        const char *path = fgmm_test_path(names[i]);
+        fgmm_writer *writer = NULL;
+        fgmm_error_clear();
+        statuses[i] = fgmm__writer_open(path, 1 << 20, 4, FGMM_F32, &writer);
+        named[i] = strstr(fgmm_error_message(), names[i]) != NULL;
+    }
+    setrlimit(RLIMIT_FSIZE, &old);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(statuses[i], FGMM_ERR_RUNTIME);
+        assert_true(named[i]);
+        assert_int_equal(fgmm_test_leftovers(fgmm_test_path(names[i])), 0);
+    }
 }
 
 static void missing_empty_and_unknown_files_are_refused(void **state)
@@ -351,6 +380,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read_back_in_every_format),
         cmocka_unit_test(a_writer_keeps_its_promises),
+        cmocka_unit_test(a_full_disk_is_told_before_rows_are_written),
         cmocka_unit_test(missing_empty_and_unknown_files_are_refused),
         cmocka_unit_test(bin_sizes_must_match_their_header),
         cmocka_unit_test(files_of_more_rows_than_32_bits_count_by_their_size),
