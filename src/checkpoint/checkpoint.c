@@ -35,11 +35,7 @@ static fgmm_status put(const fgmm_checkpoint *checkpoint, hid_t file)
     FGMM_TRY(fgmm__h5_put_i64(file, "options_hash", (int64_t)checkpoint->options_hash));
     if (checkpoint->model == NULL)
         goto cleanup;
-    fgmm__h5_lock();
-    group = H5Gcreate2(file, "model", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    fgmm__h5_unlock();
-    if (group < 0)
-        FGMM_FAIL(FGMM_ERR_RUNTIME, "cannot create the group `model` of a checkpoint");
+    FGMM_TRY(fgmm__h5_group(file, "model", &group));
     FGMM_TRY(fgmm__model_put(checkpoint->model, group));
 cleanup:
     if (group >= 0)
@@ -54,7 +50,7 @@ fgmm_status fgmm__checkpoint_write(const char *path, const fgmm_checkpoint *chec
     char *aside = NULL, *older = NULL;
     FGMM_TRY(older_name(path, &older));
     FGMM_TRY(fgmm__aside_name(path, &aside));
-    FGMM_TRY(fgmm__h5_create(aside, NULL, &file));
+    FGMM_TRY(fgmm__h5_create_small(aside, &file));
     FGMM_TRY(put(checkpoint, file));
     status = fgmm__h5_close(file, aside);
     file = -1;

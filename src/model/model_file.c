@@ -80,11 +80,7 @@ fgmm_status fgmm__model_put(const fgmm_model *model, int64_t group)
     int rank = covariance_shape(model, shape);
     FGMM_TRY(fgmm__h5_write(file, "covariances", H5T_NATIVE_DOUBLE, rank, shape, model->covariances));
     FGMM_TRY(fgmm__h5_write(file, "origin", H5T_NATIVE_DOUBLE, 1, origin, model->origin));
-    fgmm__h5_lock();
-    history = H5Gcreate2(file, "history", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    fgmm__h5_unlock();
-    if (history < 0)
-        FGMM_FAIL(FGMM_ERR_RUNTIME, "cannot create the group `history` of a model");
+    FGMM_TRY(fgmm__h5_group(file, "history", &history));
     FGMM_TRY(fgmm__h5_write(history,
                             model->algorithm == FGMM_KMEANS ? "mean_squared_distance" : "log_likelihood",
                             H5T_NATIVE_DOUBLE, 1, &n_iter, model->history));
@@ -290,7 +286,7 @@ fgmm_status fgmm_model_write(const fgmm_model *model, const char *path)
     hid_t file = -1;
     char *aside = NULL;
     FGMM_TRY(fgmm__aside_name(path, &aside));
-    FGMM_TRY(fgmm__h5_create(aside, NULL, &file));
+    FGMM_TRY(fgmm__h5_create_small(aside, &file));
     FGMM_TRY(fgmm__model_put(model, file));
     status = fgmm__h5_close(file, aside);
     file = -1;
