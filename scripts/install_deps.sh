@@ -11,7 +11,7 @@ set -euo pipefail
 
 build=(build-essential cmake ninja-build pkg-config git ca-certificates openmpi-bin openssh-client libopenmpi-dev libhdf5-openmpi-dev
        libopenblas-pthread-dev libcjson-dev libxxhash-dev libcmocka-dev)
-tests=(python3 python3-numpy python3-sklearn python3-h5py python3-faiss clang-format
+tests=(python3 python3-numpy python3-sklearn python3-h5py python3-faiss
        slurm-wlm slurmctld slurmd slurm-client munge)
 
 tests_wanted=yes dry_run=no
