@@ -5,14 +5,14 @@
 # supervise CHECKPOINT COMMAND...: runs the command; returns its status, 75 when it was stopped and can go on.
 # CHECKPOINT may be empty for commands that have none.
 supervise() {
-    local checkpoint=$1 begun pid status signalled
+    local checkpoint=$1 begun pid="" status signalled
     shift
     begun=$(mktemp)
     echo "+ $*"
+    # Slurm warns the batch shell alone (--signal=B:USR1@...): pass it on. A signal also ends `wait`, hence the loop.
+    trap 'signalled=yes; kill -USR1 "${pid:-}" 2>/dev/null || true' USR1 TERM
     "$@" &
     pid=$!
-    # Slurm warns the batch shell alone (--signal=B:USR1@…): pass it on. A signal also ends `wait`, hence the loop.
-    trap 'signalled=yes; kill -USR1 "$pid" 2>/dev/null || true' USR1 TERM
     while :; do
         signalled=no status=0
         wait "$pid" || status=$?

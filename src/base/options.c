@@ -266,19 +266,24 @@ cleanup:
 
 /* ---- help ---- */
 
-/* Prints words from column `column` on (the cursor is there already), broken before HELP_WIDTH. */
+/* Prints words from column `column` on (the cursor is there already), broken before HELP_WIDTH and at
+ * newlines. */
 static void print_wrapped(const char *text, int column)
 {
     int at = column;
     while (*text != '\0') {
-        int word = (int)strcspn(text, " ");
+        int word = (int)strcspn(text, " \n");
         if (at > column && at + 1 + word > HELP_WIDTH) {
             printf("\n%*s", column, "");
             at = column;
         }
         at += printf("%s%.*s", at > column ? " " : "", word, text);
         text += word;
-        text += strspn(text, " ");
+        if (*text == '\n') {
+            printf("\n%*s", column, "");
+            at = column;
+        }
+        text += strspn(text, " \n");
     }
     printf("\n");
 }

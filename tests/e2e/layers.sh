@@ -7,13 +7,17 @@ fault() {
     faults=1
 }
 
-# A folder may include itself and those that stand before it.
-order=(base comm device io data model backend init em ivf checkpoint export cmd)
-position() {
-    for i in "${!order[@]}"; do
-        [ "${order[$i]}" = "$1" ] && echo "$i" && return
-    done
-}
+# A folder may include itself, its neighbours on the same line, and those of the lines above.
+levels='base
+comm device
+io
+data model
+backend
+init em ivf
+checkpoint export
+fit
+cmd'
+level() { grep -nw -- "$1" <<<"$levels" | cut -d: -f1; }
 
 folders=(src)
 [ -d kernels ] && folders+=(kernels)
@@ -35,9 +39,14 @@ while IFS=: read -r file line target; do
             [ "$from" = backend ] || fault "$file:$line: only backend/ knows kernels/"
             continue
         fi
-        [ -n "$(position "$from")" ] || fault "$file: the folder $from has no place among the layers"
-        [ -n "$(position "$to")" ] || fault "$file:$line: $target is no header of a layer"
-        [ "$(position "$to")" -le "$(position "$from")" ] || fault "$file:$line: $from/ includes upward: $target"
+        above=$(level "$from") below=$(level "$to")
+        if [ -z "$above" ]; then
+            fault "$file: the folder $from has no place among the layers"
+        elif [ -z "$below" ]; then
+            fault "$file:$line: $target is no header of a layer"
+        elif [ "$below" -gt "$above" ]; then
+            fault "$file:$line: $from/ includes upward: $target"
+        fi
         ;;
     esac
     checked=$((checked + 1))
