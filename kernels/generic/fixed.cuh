@@ -1,0 +1,46 @@
+/* Adding to the statistics in fixed point (model/stats.h). Integer addition is associative: atomics may come in any order. */
+#ifndef FGMM_GENERIC_FIXED_CUH
+#define FGMM_GENERIC_FIXED_CUH
+
+#include <stdint.h>
+#include "kernels/generic/traits.cuh"
+
+namespace fgmm
+{
+
+__device__ __forceinline__ void add_words(int64_t *to, int64_t value)
+{
+    atomicAdd(reinterpret_cast<unsigned long long *>(to), static_cast<unsigned long long>(value));
+}
+
+/* scaled: the value over its bound, times 2^bits. */
+__device__ __forceinline__ void add_fixed(int64_t *to, double scaled)
+{
+    int64_t value = __double2ll_rn(scaled);
+    if (value != 0)
+        add_words(to, value);
+}
+
+struct Limbs {
+    int64_t high, low;
+};
+
+/* `one` is 2^bits; the low limb holds the next `bits` bits of what the high limb rounds away. */
+__device__ __forceinline__ Limbs split(double scaled, double one)
+{
+    double high = rint(scaled);
+    return {__double2ll_rn(high), __double2ll_rn((scaled - high) * one)};
+}
+
+__device__ __forceinline__ void add_fixed2(int64_t *high, int64_t *low, double scaled, double one)
+{
+    Limbs limbs = split(scaled, one);
+    if (limbs.high != 0)
+        add_words(high, limbs.high);
+    if (limbs.low != 0)
+        add_words(low, limbs.low);
+}
+
+} // namespace fgmm
+
+#endif
