@@ -1,5 +1,6 @@
-/* The kernels as C sees them: views of device memory, and one launcher a kernel. A launcher enqueues on `stream` and returns
- * cudaGetLastError() as an int (0: launched). All pointers are device memory; a view owns nothing. */
+/* The kernels as C sees them: views of device memory, and one launcher a kernel. A launcher enqueues on
+ * `stream` and returns cudaGetLastError() as an int (0: launched). All pointers are device memory; a view
+ * owns nothing. */
 #ifndef FGMM_KERNELS_H
 #define FGMM_KERNELS_H
 
@@ -14,17 +15,24 @@ extern "C" {
 typedef struct CUstream_st *fgmm_stream; /* cudaStream_t */
 
 enum {
-    FGMM_KERNEL_QUANTUM = 1024,  /* rows; the dense path's unit, FGMM_QUANTUM of data/partition.h */
-    FGMM_CHUNK_QUANTA = 132,     /* quanta a chunk: four waves of two 128-row blocks on each of 132 multiprocessors */
+    FGMM_KERNEL_QUANTUM = 1024, /* rows; the dense path's unit, FGMM_QUANTUM of data/partition.h */
+    FGMM_CHUNK_QUANTA =
+        132, /* quanta a chunk: four waves of two 128-row blocks on each of 132 multiprocessors */
     FGMM_CHUNK_ROWS = FGMM_CHUNK_QUANTA * FGMM_KERNEL_QUANTUM,
-    FGMM_CANDIDATES = 64,        /* components the screen keeps a row; a row with more is dense */
+    FGMM_CANDIDATES = 64,                 /* components the screen keeps a row; a row with more is dense */
     FGMM_DENSE_ROW = FGMM_CANDIDATES + 1, /* a row's count when it is dense */
-    FGMM_SLAB_COLUMNS = 16384,   /* columns of 1,024 doubles in the dense path's slab: 128 MiB */
-    FGMM_SCREEN_TILE = 128,      /* components a tile of the screen's tables */
-    FGMM_SCREEN_DIMS = 16        /* the tables' dimensions are padded to a multiple of this */
+    FGMM_SLAB_COLUMNS = 16384,            /* columns of 1,024 doubles in the dense path's slab: 128 MiB */
+    FGMM_SCREEN_TILE = 128,               /* components a tile of the screen's tables */
+    FGMM_SCREEN_DIMS = 16                 /* the tables' dimensions are padded to a multiple of this */
 };
 
-typedef enum { FGMM_ROWS_F32, FGMM_ROWS_F16, FGMM_ROWS_U8, FGMM_ROWS_I8, FGMM_ROWS_F64 } fgmm_row_type; /* first four: fgmm_dtype */
+typedef enum {
+    FGMM_ROWS_F32,
+    FGMM_ROWS_F16,
+    FGMM_ROWS_U8,
+    FGMM_ROWS_I8,
+    FGMM_ROWS_F64
+} fgmm_row_type; /* first four: fgmm_dtype */
 
 /* Rows of one chunk. The kernels compute on value - origin. */
 typedef struct {
@@ -43,9 +51,12 @@ typedef struct {
     bool hard;
     int32_t k, dim;
     const double *offset; /* [k] */
-    const double *mean;   /* [k][dim], relative to the origin of the rows that distances are taken of (tied: whitened) */
-    const double *centre; /* [k][dim], relative to the origin of the original rows: second moments are about it */
-    const double *factor; /* spherical [k]: on the squared distance; diag [k][dim]; full [k][dim][dim], upper triangular */
+    const double
+        *mean; /* [k][dim], relative to the origin of the rows that distances are taken of (tied: whitened) */
+    const double
+        *centre; /* [k][dim], relative to the origin of the original rows: second moments are about it */
+    const double *factor; /* spherical [k]: on the squared distance; diag [k][dim]; full [k][dim][dim], upper
+                             triangular */
     double keep_bits;     /* a component this far below the row's best is dropped */
 } fgmm_model_view;
 
@@ -53,7 +64,8 @@ typedef struct {
 typedef struct {
     float *mean;  /* [tiles][dim_padded][128]: mean, or for diag mean * factor */
     float *scale; /* diag: [tiles][dim_padded][128]: factor; else NULL */
-    float *terms; /* [tiles*128][4]: upper offset, lower offset, factor on the squared distance, error a unit of distance */
+    float *terms; /* [tiles*128][4]: upper offset, lower offset, factor on the squared distance, error a unit
+                     of distance */
     int32_t tiles, dim_padded;
 } fgmm_screen_tables;
 
@@ -73,12 +85,17 @@ typedef struct {
     const double *inverse_bound;    /* [dim], powers of two */
     double inverse_spherical_bound; /* and so are these */
     double inverse_log_bound;
-    double one;    /* 2^bits */
+    double one;     /* 2^bits */
     int32_t moment; /* fgmm_moment */
     bool sums;      /* false: log and pairs alone */
 } fgmm_stats_view;
 
-enum { FGMM_KERNEL_MOMENT_NONE, FGMM_KERNEL_MOMENT_SPHERICAL, FGMM_KERNEL_MOMENT_DIAG, FGMM_KERNEL_MOMENT_FULL };
+enum {
+    FGMM_KERNEL_MOMENT_NONE,
+    FGMM_KERNEL_MOMENT_SPHERICAL,
+    FGMM_KERNEL_MOMENT_DIAG,
+    FGMM_KERNEL_MOMENT_FULL
+};
 
 typedef struct {
     int32_t top;
@@ -100,11 +117,11 @@ typedef struct {
     double *row_max;   /* [quanta of the group][1024]: of the components so far */
     double *row_sum;   /* the same: sum of 2^(l - row_max) */
     int32_t *row_best; /* the same: the most likely component, ties to the smaller number */
-    double *top_value;    /* [quanta of the group][1024][top], descending; assignment only */
+    double *top_value; /* [quanta of the group][1024][top], descending; assignment only */
     int32_t *top_component;
     int32_t k_begin, k_count;
-    int32_t quanta;   /* in this group */
-    int32_t max_rows; /* most dense rows in a quantum of the group */
+    int32_t quanta;                     /* in this group */
+    int32_t max_rows;                   /* most dense rows in a quantum of the group */
     int16_t quantum[FGMM_CHUNK_QUANTA]; /* their numbers in the chunk */
 } fgmm_dense_group;
 
@@ -112,31 +129,39 @@ typedef struct {
 int fgmm__launch_screen_tables(const fgmm_model_view *model, const double *origin, const float *origin32,
                                const fgmm_screen_tables *tables, fgmm_stream stream);
 /* A row with fewer than `least` candidates becomes dense. */
-int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_screen_tables *tables,
-                        int32_t least, const fgmm_candidate_lists *lists, fgmm_stream stream);
-/* finish.cu, select.cu: rows for distances (`metric`) and for sums (`original`) are the same but for tied models. */
-int fgmm__launch_finish(const fgmm_row_view *metric, const fgmm_row_view *original, const fgmm_model_view *model,
-                        const fgmm_candidate_lists *lists, const fgmm_stats_view *stats, fgmm_stream stream);
-int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm_candidate_lists *lists,
-                        const fgmm_assignment_view *out, fgmm_stream stream);
+int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model,
+                        const fgmm_screen_tables *tables, int32_t least, const fgmm_candidate_lists *lists,
+                        fgmm_stream stream);
+/* finish.cu, select.cu: rows for distances (`metric`) and for sums (`original`) are the same but for tied
+ * models. */
+int fgmm__launch_finish(const fgmm_row_view *metric, const fgmm_row_view *original,
+                        const fgmm_model_view *model, const fgmm_candidate_lists *lists,
+                        const fgmm_stats_view *stats, fgmm_stream stream);
+int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
+                        const fgmm_candidate_lists *lists, const fgmm_assignment_view *out,
+                        fgmm_stream stream);
 /* dense.cu. counts NULL: all rows are dense. */
-int fgmm__launch_dense_lists(const int32_t *counts, int32_t rows, const fgmm_dense_lists *lists, fgmm_stream stream);
-int fgmm__launch_dense_logits(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm_dense_group *group,
-                              fgmm_stream stream);
+int fgmm__launch_dense_lists(const int32_t *counts, int32_t rows, const fgmm_dense_lists *lists,
+                             fgmm_stream stream);
+int fgmm__launch_dense_logits(const fgmm_row_view *metric, const fgmm_model_view *model,
+                              const fgmm_dense_group *group, fgmm_stream stream);
 int fgmm__launch_dense_reduce(const fgmm_dense_group *group, fgmm_stream stream);
 int fgmm__launch_dense_responsibilities(const fgmm_model_view *model, const fgmm_dense_group *group,
                                         const fgmm_stats_view *stats, fgmm_stream stream);
 /* dense_top.cu */
 int fgmm__launch_dense_top(const fgmm_dense_group *group, int32_t top, fgmm_stream stream);
-int fgmm__launch_dense_write(const fgmm_model_view *model, const fgmm_dense_group *group, const fgmm_assignment_view *out,
-                             fgmm_stream stream);
+int fgmm__launch_dense_write(const fgmm_model_view *model, const fgmm_dense_group *group,
+                             const fgmm_assignment_view *out, fgmm_stream stream);
 /* dense_sums.cu */
-int fgmm__launch_dense_sums(const fgmm_row_view *original, const fgmm_model_view *model, const fgmm_dense_group *group,
-                            const fgmm_stats_view *stats, fgmm_stream stream);
-int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_view *model, const fgmm_dense_group *group,
-                               const fgmm_stats_view *stats, fgmm_stream stream);
-/* whiten.cu: exact[row][j] = sum_{i<=j} (x - origin)_i factor[i][j]; rounded: the same in fp32. rounded may be NULL. */
-int fgmm__launch_whiten(const fgmm_row_view *rows, const double *factor, double *exact, float *rounded, fgmm_stream stream);
+int fgmm__launch_dense_sums(const fgmm_row_view *original, const fgmm_model_view *model,
+                            const fgmm_dense_group *group, const fgmm_stats_view *stats, fgmm_stream stream);
+int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_view *model,
+                               const fgmm_dense_group *group, const fgmm_stats_view *stats,
+                               fgmm_stream stream);
+/* whiten.cu: exact[row][j] = sum_{i<=j} (x - origin)_i factor[i][j]; rounded: the same in fp32. rounded may
+ * be NULL. */
+int fgmm__launch_whiten(const fgmm_row_view *rows, const double *factor, double *exact, float *rounded,
+                        fgmm_stream stream);
 /* neighbors.cu: hits [capacity] (fgmm_hit), n_hits counts on past the capacity. */
 typedef struct {
     const float *queries;  /* [n][dim] */

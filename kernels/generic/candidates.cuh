@@ -16,7 +16,8 @@ struct Candidates {
 
 /* ||F(x - mean)||^2 of component c, diag's factor included; on all lanes. */
 template <typename T>
-__device__ __forceinline__ double exact_distance(const fgmm_row_view &rows, const fgmm_model_view &model, int row, int c)
+__device__ __forceinline__ double exact_distance(const fgmm_row_view &rows, const fgmm_model_view &model,
+                                                 int row, int c)
 {
     double sum = 0;
     for (int d = threadIdx.x % kWarp; d < model.dim; d += kWarp) {
@@ -30,7 +31,8 @@ __device__ __forceinline__ double exact_distance(const fgmm_row_view &rows, cons
 }
 
 template <typename T>
-__device__ __forceinline__ void rescore(Candidates &held, const fgmm_row_view &rows, const fgmm_model_view &model, int row,
+__device__ __forceinline__ void rescore(Candidates &held, const fgmm_row_view &rows,
+                                        const fgmm_model_view &model, int row,
                                         const fgmm_candidate *entries /* [count] */, int count)
 {
     const int lane = threadIdx.x % kWarp;

@@ -1,6 +1,7 @@
-/* The dense path: rows that many components share (or all rows: full covariances, total scatter). A quantum's dense rows are gathered
- * in row order; log2-densities of all components go to a slab of bounded size, are normalised there, and dense_sums.cu
- * multiplies them with the rows. Everything is float64 and grouped by quantum, so results do not depend on tiles or ranks. */
+/* The dense path: rows that many components share (or all rows: full covariances, total scatter). A quantum's
+ * dense rows are gathered in row order; log2-densities of all components go to a slab of bounded size, are
+ * normalised there, and dense_sums.cu multiplies them with the rows. Everything is float64 and grouped by
+ * quantum, so results do not depend on tiles or ranks. */
 #include <cuda_runtime.h>
 #include "kernels/generic/dense_tile.cuh"
 #include "kernels/generic/fixed.cuh"
@@ -38,7 +39,8 @@ __global__ void __launch_bounds__(FGMM_KERNEL_QUANTUM)
 
 /* ---- log2-densities ---- */
 
-/* Spherical and diag: a block takes 64 rows (across) by 64 components (down). Grid: (row tiles, component tiles, quanta). */
+/* Spherical and diag: a block takes 64 rows (across) by 64 components (down). Grid: (row tiles, component
+ * tiles, quanta). */
 template <typename T, bool kDiag>
 __global__ void __launch_bounds__(DenseTile::kThreads)
     logits(fgmm_row_view metric, fgmm_model_view model, fgmm_dense_group group)
@@ -68,7 +70,8 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
         const int k = k0 + thread.j(j);
         if (k >= group.k_count)
             continue;
-        const double offset = model.offset[group.k_begin + k], f = kDiag ? 1.0 : model.factor[group.k_begin + k];
+        const double offset = model.offset[group.k_begin + k],
+                     f = kDiag ? 1.0 : model.factor[group.k_begin + k];
         double *column = dense.column(group, k);
 #pragma unroll
         for (int i = 0; i < DenseTile::kMicro; i++)
@@ -76,8 +79,8 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
     }
 }
 
-/* Full: a block takes 64 rows and one component; y = (x - mean) U by tiles of 64 columns, U upper triangular. Grid: (components,
- * row tiles, quanta). */
+/* Full: a block takes 64 rows and one component; y = (x - mean) U by tiles of 64 columns, U upper triangular.
+ * Grid: (components, row tiles, quanta). */
 template <typename T>
 __global__ void __launch_bounds__(DenseTile::kThreads)
     logits_full(fgmm_row_view metric, fgmm_model_view model, fgmm_dense_group group)
@@ -101,15 +104,18 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
             const double m = i < dim ? mean[i] : 0.0;
 #pragma unroll
             for (int step = 0; step < DenseTile::kMicro; step++)
-                t.value[threadIdx.x % DenseTile::kDepth][threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes] -= m;
+                t.value[threadIdx.x % DenseTile::kDepth]
+                       [threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes] -= m;
 #pragma unroll
             for (int step = 0; step < DenseTile::kMicro; step++) {
-                const int j = threadIdx.x % DenseTile::kSide, ii = threadIdx.x / DenseTile::kSide + step * DenseTile::kMicro;
+                const int j = threadIdx.x % DenseTile::kSide,
+                          ii = threadIdx.x / DenseTile::kSide + step * DenseTile::kMicro;
                 const bool inside = i0 + ii < dim && j0 + j < dim;
                 u.value[ii][j] = inside ? factor[static_cast<int64_t>(i0 + ii) * dim + j0 + j] : 0.0;
             }
             __syncthreads();
-            fold(y, thread, t, u, [](double sum, double a, double b, int, int, int) { return fma(a, b, sum); });
+            fold(y, thread, t, u,
+                 [](double sum, double a, double b, int, int, int) { return fma(a, b, sum); });
         }
 #pragma unroll
         for (int i = 0; i < DenseTile::kMicro; i++)
@@ -202,8 +208,9 @@ __device__ void add_logs(const fgmm_stats_view &stats, bool inside, double densi
     }
 }
 
-/* Slab: log2-densities to responsibilities, in place; adds n, the spherical moment, pairs and (once a row) the log-density.
- * Lane: row; a warp takes every eighth of 64 components. Grid: (row tiles of 32, component tiles, quanta). */
+/* Slab: log2-densities to responsibilities, in place; adds n, the spherical moment, pairs and (once a row)
+ * the log-density. Lane: row; a warp takes every eighth of 64 components. Grid: (row tiles of 32, component
+ * tiles, quanta). */
 __global__ void __launch_bounds__(SlabTile::kThreads)
     responsibilities(fgmm_model_view model, fgmm_dense_group group, fgmm_stats_view stats)
 {
@@ -212,7 +219,8 @@ __global__ void __launch_bounds__(SlabTile::kThreads)
     if (blockIdx.x * SlabTile::kRows >= dense.count)
         return;
     const bool inside = r < dense.count;
-    const double max = inside ? group.row_max[dense.place(r)] : 0.0, sum = inside ? group.row_sum[dense.place(r)] : 1.0;
+    const double max = inside ? group.row_max[dense.place(r)] : 0.0,
+                 sum = inside ? group.row_sum[dense.place(r)] : 1.0;
     const int best = inside ? group.row_best[dense.place(r)] : -1;
     const double density = model.hard ? max : max + log2(sum);
     if (group.k_begin == 0 && blockIdx.y == 0 && warp == 0)
@@ -250,28 +258,34 @@ __global__ void __launch_bounds__(SlabTile::kThreads)
         add_words(stats.pairs, pairs);
 }
 
-int tiles(int count, int tile) { return (count + tile - 1) / tile; }
+int tiles(int count, int tile)
+{
+    return (count + tile - 1) / tile;
+}
 
 } // namespace
 } // namespace fgmm
 
 using namespace fgmm;
 
-int fgmm__launch_dense_lists(const int32_t *counts, int32_t rows, const fgmm_dense_lists *lists, fgmm_stream stream)
+int fgmm__launch_dense_lists(const int32_t *counts, int32_t rows, const fgmm_dense_lists *lists,
+                             fgmm_stream stream)
 {
     gather<<<tiles(rows, FGMM_KERNEL_QUANTUM), FGMM_KERNEL_QUANTUM, 0, stream>>>(counts, rows, *lists);
     return cudaGetLastError();
 }
 
-int fgmm__launch_dense_logits(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm_dense_group *group,
-                              fgmm_stream stream)
+int fgmm__launch_dense_logits(const fgmm_row_view *metric, const fgmm_model_view *model,
+                              const fgmm_dense_group *group, fgmm_stream stream)
 {
     const int row_tiles = tiles(group->max_rows, DenseTile::kSide);
     return dispatch_rows(metric->type, [&](auto zero) -> int {
         using T = decltype(zero);
         const dim3 grid(row_tiles, tiles(group->k_count, DenseTile::kSide), group->quanta);
         if (model->form == FGMM_FORM_FULL)
-            logits_full<T><<<dim3(group->k_count, row_tiles, group->quanta), DenseTile::kThreads, 0, stream>>>(*metric, *model, *group);
+            logits_full<T>
+                <<<dim3(group->k_count, row_tiles, group->quanta), DenseTile::kThreads, 0, stream>>>(
+                    *metric, *model, *group);
         else if (model->form == FGMM_FORM_DIAG)
             logits<T, true><<<grid, DenseTile::kThreads, 0, stream>>>(*metric, *model, *group);
         else
@@ -282,14 +296,16 @@ int fgmm__launch_dense_logits(const fgmm_row_view *metric, const fgmm_model_view
 
 int fgmm__launch_dense_reduce(const fgmm_dense_group *group, fgmm_stream stream)
 {
-    reduce<<<dim3(tiles(group->max_rows, SlabTile::kRows), group->quanta), SlabTile::kThreads, 0, stream>>>(*group);
+    reduce<<<dim3(tiles(group->max_rows, SlabTile::kRows), group->quanta), SlabTile::kThreads, 0, stream>>>(
+        *group);
     return cudaGetLastError();
 }
 
-int fgmm__launch_dense_responsibilities(const fgmm_model_view *model, const fgmm_dense_group *group, const fgmm_stats_view *stats,
-                                        fgmm_stream stream)
+int fgmm__launch_dense_responsibilities(const fgmm_model_view *model, const fgmm_dense_group *group,
+                                        const fgmm_stats_view *stats, fgmm_stream stream)
 {
-    const dim3 grid(tiles(group->max_rows, SlabTile::kRows), tiles(group->k_count, SlabTile::kComponents), group->quanta);
+    const dim3 grid(tiles(group->max_rows, SlabTile::kRows), tiles(group->k_count, SlabTile::kComponents),
+                    group->quanta);
     responsibilities<<<grid, SlabTile::kThreads, 0, stream>>>(*model, *group, *stats);
     return cudaGetLastError();
 }

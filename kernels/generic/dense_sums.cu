@@ -1,5 +1,5 @@
-/* Sums of the dense path: a quantum's responsibilities (in the slab) times its rows, in row order, rounded to the grid once a
- * quantum and added with integer atomics. */
+/* Sums of the dense path: a quantum's responsibilities (in the slab) times its rows, in row order, rounded to
+ * the grid once a quantum and added with integer atomics. */
 #include <cuda_runtime.h>
 #include "kernels/generic/dense_tile.cuh"
 #include "kernels/generic/fixed.cuh"
@@ -11,7 +11,8 @@ namespace
 
 /* ---- first moments, and second moments a dimension ---- */
 
-/* s and, with kDiag, q of 64 dimensions (across) by 64 components (down). Grid: (dimension tiles, component tiles, quanta). */
+/* s and, with kDiag, q of 64 dimensions (across) by 64 components (down). Grid: (dimension tiles, component
+ * tiles, quanta). */
 template <typename T, bool kDiag>
 __global__ void __launch_bounds__(DenseTile::kThreads)
     sums(fgmm_row_view original, fgmm_model_view model, fgmm_dense_group group, fgmm_stats_view stats)
@@ -37,18 +38,21 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
         __syncthreads();
 #pragma unroll
         for (int step = 0; step < DenseTile::kMicro; step++) {
-            const int d = threadIdx.x % DenseTile::kSide, r = threadIdx.x / DenseTile::kSide + step * DenseTile::kMicro;
+            const int d = threadIdx.x % DenseTile::kSide,
+                      r = threadIdx.x / DenseTile::kSide + step * DenseTile::kMicro;
             const bool inside = r0 + r < dense.count && d0 + d < dim;
             x.value[r][d] = inside ? centred<T>(original, dense.rows[r0 + r], d0 + d) : 0.0;
         }
 #pragma unroll
         for (int step = 0; step < DenseTile::kMicro; step++) {
-            const int r = threadIdx.x % DenseTile::kDepth, k = threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes;
+            const int r = threadIdx.x % DenseTile::kDepth,
+                      k = threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes;
             const bool inside = r0 + r < dense.count && k0 + k < group.k_count;
             weight.value[r][k] = inside ? dense.column(group, k0 + k)[r0 + r] : 0.0;
         }
         __syncthreads();
-        fold(first, thread, x, weight, [](double sum, double a, double w, int, int, int) { return fma(w, a, sum); });
+        fold(first, thread, x, weight,
+             [](double sum, double a, double w, int, int, int) { return fma(w, a, sum); });
         if (kDiag)
             fold(second, thread, x, weight, [&](double sum, double a, double w, int, int i, int j) {
                 const double t = a - centre[i][j];
@@ -66,7 +70,8 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
             const double inverse = stats.inverse_bound[d];
             add_fixed(&stats.s[at], first[i][j] * (inverse * stats.one));
             if (kDiag)
-                add_fixed2(&stats.q_high[at], &stats.q_low[at], second[i][j] * inverse * inverse * stats.one, stats.one);
+                add_fixed2(&stats.q_high[at], &stats.q_low[at], second[i][j] * inverse * inverse * stats.one,
+                           stats.one);
         }
 }
 
@@ -109,8 +114,9 @@ __device__ void keep_rows(KeptRows &kept, const double *column /* [count] */, in
 
 /* Loads [16 kept rows from r0][64 dimensions from d0] of x - centre. */
 template <typename T>
-__device__ __forceinline__ void load_kept(DenseStage &stage, const fgmm_row_view &original, const DenseRows &dense,
-                                          const KeptRows &kept, const double *centre, int r0, int d0, bool weighted)
+__device__ __forceinline__ void load_kept(DenseStage &stage, const fgmm_row_view &original,
+                                          const DenseRows &dense, const KeptRows &kept, const double *centre,
+                                          int r0, int d0, bool weighted)
 {
     const int d = threadIdx.x % DenseTile::kSide;
 #pragma unroll
@@ -126,7 +132,8 @@ __device__ __forceinline__ void load_kept(DenseStage &stage, const fgmm_row_view
     }
 }
 
-/* q of one component: 64 dimensions i (down) by 64 dimensions j (across), j <= i. Grid: (components, tile pairs, quanta). */
+/* q of one component: 64 dimensions i (down) by 64 dimensions j (across), j <= i. Grid: (components, tile
+ * pairs, quanta). */
 template <typename T>
 __global__ void __launch_bounds__(DenseTile::kThreads)
     scatter(fgmm_row_view original, fgmm_model_view model, fgmm_dense_group group, fgmm_stats_view stats)
@@ -163,21 +170,26 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
                 continue;
             const int64_t at = k * triangle + static_cast<int64_t>(i) * (i + 1) / 2 + j;
             add_fixed2(&stats.q_high[at], &stats.q_low[at],
-                       q[across][down] * stats.inverse_bound[i] * stats.inverse_bound[j] * stats.one, stats.one);
+                       q[across][down] * stats.inverse_bound[i] * stats.inverse_bound[j] * stats.one,
+                       stats.one);
         }
 }
 
-int tiles(int count, int tile) { return (count + tile - 1) / tile; }
+int tiles(int count, int tile)
+{
+    return (count + tile - 1) / tile;
+}
 
 } // namespace
 } // namespace fgmm
 
 using namespace fgmm;
 
-int fgmm__launch_dense_sums(const fgmm_row_view *original, const fgmm_model_view *model, const fgmm_dense_group *group,
-                            const fgmm_stats_view *stats, fgmm_stream stream)
+int fgmm__launch_dense_sums(const fgmm_row_view *original, const fgmm_model_view *model,
+                            const fgmm_dense_group *group, const fgmm_stats_view *stats, fgmm_stream stream)
 {
-    const dim3 grid(tiles(original->dim, DenseTile::kSide), tiles(group->k_count, DenseTile::kSide), group->quanta);
+    const dim3 grid(tiles(original->dim, DenseTile::kSide), tiles(group->k_count, DenseTile::kSide),
+                    group->quanta);
     return dispatch_rows(original->type, [&](auto zero) -> int {
         using T = decltype(zero);
         if (stats->moment == FGMM_KERNEL_MOMENT_DIAG)
@@ -188,8 +200,9 @@ int fgmm__launch_dense_sums(const fgmm_row_view *original, const fgmm_model_view
     });
 }
 
-int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_view *model, const fgmm_dense_group *group,
-                               const fgmm_stats_view *stats, fgmm_stream stream)
+int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_view *model,
+                               const fgmm_dense_group *group, const fgmm_stats_view *stats,
+                               fgmm_stream stream)
 {
     const int side = tiles(original->dim, DenseTile::kSide);
     const dim3 grid(group->k_count, side * (side + 1) / 2, group->quanta);

@@ -33,9 +33,11 @@ __device__ __forceinline__ void clear(DenseSums &sums)
             sums[i][j] = 0.0;
 }
 
-/* sums[i][j] += step(a[i], b[j]) for each of the stage's 16 depths, in their order; f(sum, a, b, i, j) gives the new sum. */
+/* sums[i][j] += step(a[i], b[j]) for each of the stage's 16 depths, in their order; f(sum, a, b, i, j) gives
+ * the new sum. */
 template <typename F>
-__device__ __forceinline__ void fold(DenseSums &sums, const DenseThread &thread, const DenseStage &a, const DenseStage &b, F f)
+__device__ __forceinline__ void fold(DenseSums &sums, const DenseThread &thread, const DenseStage &a,
+                                     const DenseStage &b, F f)
 {
 #pragma unroll 4
     for (int depth = 0; depth < DenseTile::kDepth; depth++) {
@@ -57,7 +59,7 @@ __device__ __forceinline__ void fold(DenseSums &sums, const DenseThread &thread,
 struct DenseRows {
     const int32_t *rows; /* [count]: numbers in the chunk, ascending */
     int count;
-    int slot;            /* of the quantum in the group */
+    int slot; /* of the quantum in the group */
 
     __device__ __forceinline__ DenseRows(const fgmm_dense_group &group, int slot_) : slot(slot_)
     {
@@ -77,9 +79,11 @@ struct DenseRows {
     }
 };
 
-/* Loads [64 dense rows from r0][16 dimensions from d0], transposed: a half-warp reads 16 dimensions of a row. Zeros outside. */
+/* Loads [64 dense rows from r0][16 dimensions from d0], transposed: a half-warp reads 16 dimensions of a row.
+ * Zeros outside. */
 template <typename T>
-__device__ __forceinline__ void load_rows(DenseStage &stage, const fgmm_row_view &view, const DenseRows &dense, int r0, int d0)
+__device__ __forceinline__ void load_rows(DenseStage &stage, const fgmm_row_view &view,
+                                          const DenseRows &dense, int r0, int d0)
 {
     const int d = threadIdx.x % DenseTile::kDepth;
 #pragma unroll
@@ -91,7 +95,8 @@ __device__ __forceinline__ void load_rows(DenseStage &stage, const fgmm_row_view
 }
 
 /* The same of a row-major matrix [rows][columns] of doubles. */
-__device__ __forceinline__ void load_matrix(DenseStage &stage, const double *matrix, int rows, int columns, int r0, int c0)
+__device__ __forceinline__ void load_matrix(DenseStage &stage, const double *matrix, int rows, int columns,
+                                            int r0, int c0)
 {
     const int c = threadIdx.x % DenseTile::kDepth;
 #pragma unroll

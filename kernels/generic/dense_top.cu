@@ -9,14 +9,15 @@ namespace
 
 constexpr int kThreads = 128;
 
-/* A thread a row: components come in ascending order, a later equal one stays behind. Grid: (row tiles, quanta). */
+/* A thread a row: components come in ascending order, a later equal one stays behind. Grid: (row tiles,
+ * quanta). */
 __global__ void __launch_bounds__(kThreads) insert(fgmm_dense_group group, int top)
 {
     const DenseRows dense(group, blockIdx.y);
     const int r = blockIdx.x * kThreads + threadIdx.x;
     if (r >= dense.count)
         return;
-    double *value = group.top_value + dense.place(r) * top;         /* [top] */
+    double *value = group.top_value + dense.place(r) * top;          /* [top] */
     int32_t *component = group.top_component + dense.place(r) * top; /* [top] */
     if (group.k_begin == 0)
         for (int place = 0; place < top; place++) {
@@ -41,14 +42,16 @@ __global__ void __launch_bounds__(kThreads) insert(fgmm_dense_group group, int t
     }
 }
 
-__global__ void __launch_bounds__(kThreads) write(fgmm_model_view model, fgmm_dense_group group, fgmm_assignment_view out)
+__global__ void __launch_bounds__(kThreads)
+    write(fgmm_model_view model, fgmm_dense_group group, fgmm_assignment_view out)
 {
     const DenseRows dense(group, blockIdx.y);
     const int r = blockIdx.x * kThreads + threadIdx.x;
     if (r >= dense.count)
         return;
     const int64_t place = dense.place(r), row = dense.rows[r];
-    const double density = model.hard ? group.row_max[place] : group.row_max[place] + log2(group.row_sum[place]);
+    const double density =
+        model.hard ? group.row_max[place] : group.row_max[place] + log2(group.row_sum[place]);
     out.log_density[row] = density;
     for (int i = 0; i < out.top; i++) {
         const int component = group.top_component[place * out.top + i];
@@ -76,8 +79,8 @@ int fgmm__launch_dense_top(const fgmm_dense_group *group, int32_t top, fgmm_stre
     return cudaGetLastError();
 }
 
-int fgmm__launch_dense_write(const fgmm_model_view *model, const fgmm_dense_group *group, const fgmm_assignment_view *out,
-                             fgmm_stream stream)
+int fgmm__launch_dense_write(const fgmm_model_view *model, const fgmm_dense_group *group,
+                             const fgmm_assignment_view *out, fgmm_stream stream)
 {
     write<<<row_grid(group), kThreads, 0, stream>>>(*model, *group, *out);
     return cudaGetLastError();

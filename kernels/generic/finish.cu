@@ -1,5 +1,5 @@
-/* The end of a sparse E-step: a warp a row rescores the row's candidates in float64, normalises them, and adds each
- * contribution to the statistics, rounded to the fixed-point grid by itself: no order matters. */
+/* The end of a sparse E-step: a warp a row rescores the row's candidates in float64, normalises them, and
+ * adds each contribution to the statistics, rounded to the fixed-point grid by itself: no order matters. */
 #include <cuda_runtime.h>
 #include "kernels/generic/candidates.cuh"
 #include "kernels/generic/fixed.cuh"
@@ -10,7 +10,8 @@ namespace
 {
 
 /* Responsibilities of a lane's candidates (0: dropped), from values; returns the row's log2-density. */
-__device__ double responsibilities(const Candidates &held, const fgmm_model_view &model, double (&r)[RowWarps::kSlots])
+__device__ double responsibilities(const Candidates &held, const fgmm_model_view &model,
+                                   double (&r)[RowWarps::kSlots])
 {
     const double best = best_value(held);
     if (model.hard) {
@@ -31,8 +32,8 @@ __device__ double responsibilities(const Candidates &held, const fgmm_model_view
 
 /* Adds one (row, component) pair: lanes share the dimensions. */
 template <typename T>
-__device__ __forceinline__ void add_pair(const fgmm_row_view &rows, const fgmm_model_view &model, const fgmm_stats_view &stats,
-                                         int row, int c, double r)
+__device__ __forceinline__ void add_pair(const fgmm_row_view &rows, const fgmm_model_view &model,
+                                         const fgmm_stats_view &stats, int row, int c, double r)
 {
     for (int d = threadIdx.x % kWarp; d < model.dim; d += kWarp) {
         const int64_t at = static_cast<int64_t>(c) * model.dim + d;
@@ -46,8 +47,9 @@ __device__ __forceinline__ void add_pair(const fgmm_row_view &rows, const fgmm_m
 }
 
 template <typename T>
-__device__ __forceinline__ void add_row(const fgmm_row_view &rows, const fgmm_model_view &model, const fgmm_stats_view &stats,
-                                        int row, const Candidates &held, const double (&r)[RowWarps::kSlots])
+__device__ __forceinline__ void add_row(const fgmm_row_view &rows, const fgmm_model_view &model,
+                                        const fgmm_stats_view &stats, int row, const Candidates &held,
+                                        const double (&r)[RowWarps::kSlots])
 {
 #pragma unroll
     for (int slot = 0; slot < RowWarps::kSlots; slot++) {
@@ -56,7 +58,8 @@ __device__ __forceinline__ void add_row(const fgmm_row_view &rows, const fgmm_mo
             add_fixed(&stats.n[c], r[slot] * stats.one);
             if (stats.moment == FGMM_KERNEL_MOMENT_SPHERICAL)
                 add_fixed2(&stats.q_high[c], &stats.q_low[c],
-                           r[slot] * held.distance[slot] * (stats.inverse_spherical_bound * stats.one), stats.one);
+                           r[slot] * held.distance[slot] * (stats.inverse_spherical_bound * stats.one),
+                           stats.one);
         }
         for (unsigned left = __ballot_sync(kWholeWarp, r[slot] > 0); left != 0; left &= left - 1) {
             const int lane = __ffs(left) - 1;
@@ -75,7 +78,8 @@ struct Totals {
 /* M: element type of the rows that distances are taken of; T: of the original rows. */
 template <typename M, typename T>
 __global__ void __launch_bounds__(RowWarps::kThreads)
-    finish(fgmm_row_view metric, fgmm_row_view original, fgmm_model_view model, fgmm_candidate_lists lists, fgmm_stats_view stats)
+    finish(fgmm_row_view metric, fgmm_row_view original, fgmm_model_view model, fgmm_candidate_lists lists,
+           fgmm_stats_view stats)
 {
     __shared__ Totals totals;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -93,7 +97,8 @@ __global__ void __launch_bounds__(RowWarps::kThreads)
             continue; /* dense */
         Candidates held;
         double r[RowWarps::kSlots];
-        rescore<M>(held, metric, model, row, lists.entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, count);
+        rescore<M>(held, metric, model, row, lists.entries + static_cast<int64_t>(row) * FGMM_CANDIDATES,
+                   count);
         const double density = responsibilities(held, model, r);
         const Limbs limbs = split(density * (stats.inverse_log_bound * stats.one), stats.one);
         log.high += limbs.high;
@@ -131,8 +136,9 @@ int launch(const fgmm_row_view *metric, const fgmm_row_view *original, const fgm
 
 using namespace fgmm;
 
-int fgmm__launch_finish(const fgmm_row_view *metric, const fgmm_row_view *original, const fgmm_model_view *model,
-                        const fgmm_candidate_lists *lists, const fgmm_stats_view *stats, fgmm_stream stream)
+int fgmm__launch_finish(const fgmm_row_view *metric, const fgmm_row_view *original,
+                        const fgmm_model_view *model, const fgmm_candidate_lists *lists,
+                        const fgmm_stats_view *stats, fgmm_stream stream)
 {
     return dispatch_rows(original->type, [&](auto zero) -> int {
         using T = decltype(zero);

@@ -1,4 +1,5 @@
-/* Adding to the statistics in fixed point (model/stats.h). Integer addition is associative: atomics may come in any order. */
+/* Adding to the statistics in fixed point (model/stats.h). Integer addition is associative: atomics may come
+ * in any order. */
 #ifndef FGMM_GENERIC_FIXED_CUH
 #define FGMM_GENERIC_FIXED_CUH
 

@@ -1,5 +1,6 @@
-/* All pairs (query, row) within a bound. The pair tile gives fp32 squared distances; a pair that passes the bound, widened by what fp32
- * may be off, is computed again in float64, term by term without contraction, as the CPU does: the same bits. */
+/* All pairs (query, row) within a bound. The pair tile gives fp32 squared distances; a pair that passes the
+ * bound, widened by what fp32 may be off, is computed again in float64, term by term without contraction, as
+ * the CPU does: the same bits. */
 #include <cuda_runtime.h>
 #include <float.h>
 #include "kernels/generic/pair_tile.cuh"
@@ -19,8 +20,8 @@ struct NeighborShared {
     PairStage rows[PairTile::kStages];
 };
 
-/* The stored values are exact in fp32; t is rounded once, squared and summed: (dim + 2) rounding errors of 2^-24. The
- * absolute term stands for sums of squares under the smallest fp32 number. */
+/* The stored values are exact in fp32; t is rounded once, squared and summed: (dim + 2) rounding errors of
+ * 2^-24. The absolute term stands for sums of squares under the smallest fp32 number. */
 __device__ __forceinline__ float widened(double bound, int dim)
 {
     return __double2float_ru(bound * (1.0 + (dim + 8) * 0x1p-23) + 0x1p-126);
@@ -40,7 +41,8 @@ __device__ double exact_distance(const float *query /* [dim] */, const T *row /*
 template <typename T>
 __device__ void test_pair(const fgmm_neighbor_view &view, const float *query, double bound, int q, int r)
 {
-    const double distance = exact_distance(query, static_cast<const T *>(view.rows) + static_cast<int64_t>(r) * view.dim, view.dim);
+    const double distance = exact_distance(
+        query, static_cast<const T *>(view.rows) + static_cast<int64_t>(r) * view.dim, view.dim);
     if (!(distance <= bound))
         return;
     const unsigned long long at = atomicAdd(view.n_hits, 1ull);
@@ -50,7 +52,8 @@ __device__ void test_pair(const fgmm_neighbor_view &view, const float *query, do
 
 /* Rows of the tile are queries, columns are rows of the data. Grid: (row tiles, query tiles). */
 template <typename T>
-__global__ void __launch_bounds__(PairTile::kThreads, 2) neighbors(fgmm_neighbor_view view, bool queries_whole, bool rows_whole)
+__global__ void __launch_bounds__(PairTile::kThreads, 2)
+    neighbors(fgmm_neighbor_view view, bool queries_whole, bool rows_whole)
 {
     __shared__ NeighborShared shared;
     __shared__ int32_t numbers[PairTile::kSide]; /* of the tile's queries */
@@ -61,8 +64,8 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2) neighbors(fgmm_neighbor
         numbers[threadIdx.x] = view.subset != nullptr ? view.subset[q] : q;
     }
     __syncthreads();
-    RowLoader<float> queries(view.queries, 0, INT32_MAX, view.dim);
-    queries.row = view.queries + static_cast<int64_t>(numbers[RowLoader<float>::place()]) * view.dim;
+    RowLoader<float> queries(view.queries +
+                             static_cast<int64_t>(numbers[RowLoader<float>::place()]) * view.dim);
     RowLoader<T> rows(static_cast<const T *>(view.rows), r0, view.n_rows, view.dim);
     PairSums sums;
     clear(sums);
@@ -72,7 +75,8 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2) neighbors(fgmm_neighbor
         rows.fetch(d0, view.dim, rows_whole);
         queries.store(shared.queries[slot], nullptr, d0);
         rows.store(shared.rows[slot], nullptr, d0);
-        __syncthreads(); /* with two slots, the next stores meet no reader: all of them have passed this barrier's successor */
+        __syncthreads(); /* the next stores go to the other slot, whose readers have all come to this barrier
+                          */
         accumulate<false>(sums, thread, shared.queries[slot], shared.rows[slot], nullptr);
     }
 #pragma unroll
@@ -107,8 +111,9 @@ int fgmm__launch_neighbors(const fgmm_neighbor_view *view, fgmm_stream stream)
         if constexpr (sizeof(T) == sizeof(double))
             return cudaErrorInvalidValue; /* rows of data are never float64 */
         else
-            neighbors<T><<<grid, PairTile::kThreads, 0, stream>>>(*view, octets_are_whole<float>(view->queries, view->dim),
-                                                                 octets_are_whole<T>(view->rows, view->dim));
+            neighbors<T><<<grid, PairTile::kThreads, 0, stream>>>(
+                *view, octets_are_whole<float>(view->queries, view->dim),
+                octets_are_whole<T>(view->rows, view->dim));
         return cudaGetLastError();
     });
 }

@@ -1,6 +1,7 @@
 /* The fp32 pair tile (traits: PairTile): squared distances of 128 rows to 128 columns, in the difference form
  *     t = a - b; sum += t * t           or, scaled by dimension,   t = a * scale - b; sum += t * t
- * which no variance can make cancel. Rows are read in their stored type and converted on the way to shared memory. */
+ * which no variance can make cancel. Rows are read in their stored type and converted on the way to shared
+ * memory. */
 #ifndef FGMM_GENERIC_PAIR_TILE_CUH
 #define FGMM_GENERIC_PAIR_TILE_CUH
 
@@ -32,20 +33,25 @@ struct PairThread {
     }
 };
 
-/* A thread's share of loading a stage of 128 rows: one row, 8 dimensions; lanes of a warp have 32 different rows of one
- * half, so the transposed stores have no bank conflict. */
+/* A thread's share of loading a stage of 128 rows: one row, 8 dimensions; lanes of a warp have 32 different
+ * rows of one half, so the transposed stores have no bank conflict. */
 template <typename T> struct RowLoader {
     const T *row; /* [dim] */
     Octet<T> octet;
 
     __device__ __forceinline__ RowLoader(const T *rows, int first, int count, int dim)
     {
-        int clamped = min(first + place(), count - 1); /* rows past the end repeat the last one; nobody reads their results */
+        int clamped = min(first + place(),
+                          count - 1); /* rows past the end repeat the last one; nobody reads their results */
         row = rows + static_cast<int64_t>(clamped) * dim;
     }
+    explicit __device__ __forceinline__ RowLoader(const T *row_) : row(row_) {}
     static __device__ __forceinline__ int place() { return threadIdx.x % PairTile::kSide; }
     static __device__ __forceinline__ int half() { return threadIdx.x / PairTile::kSide * 8; }
-    __device__ __forceinline__ void fetch(int d0, int dim, bool whole) { octet = load_octet(row, d0 + half(), dim, whole); }
+    __device__ __forceinline__ void fetch(int d0, int dim, bool whole)
+    {
+        octet = load_octet(row, d0 + half(), dim, whole);
+    }
     /* origin: [dim padded], or NULL for rows that are not shifted. */
     __device__ __forceinline__ void store(PairStage &stage, const float *origin, int d0) const
     {
@@ -58,7 +64,8 @@ template <typename T> struct RowLoader {
 };
 
 /* Eight consecutive values of a stage's dimension for this thread: two 16-byte reads. */
-__device__ __forceinline__ void read_fragment(float (&out)[PairTile::kMicro], const float *values /* [128] */, int t)
+__device__ __forceinline__ void read_fragment(float (&out)[PairTile::kMicro], const float *values /* [128] */,
+                                              int t)
 {
     float4 low = *reinterpret_cast<const float4 *>(values + t * 4);
     float4 high = *reinterpret_cast<const float4 *>(values + PairTile::kSide / 2 + t * 4);

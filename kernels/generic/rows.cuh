@@ -9,13 +9,31 @@
 namespace fgmm
 {
 
-__device__ __forceinline__ float to_float(float v) { return v; }
-__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
-__device__ __forceinline__ float to_float(uint8_t v) { return static_cast<float>(v); }
-__device__ __forceinline__ float to_float(int8_t v) { return static_cast<float>(v); }
+__device__ __forceinline__ float to_float(float v)
+{
+    return v;
+}
+__device__ __forceinline__ float to_float(__half v)
+{
+    return __half2float(v);
+}
+__device__ __forceinline__ float to_float(uint8_t v)
+{
+    return static_cast<float>(v);
+}
+__device__ __forceinline__ float to_float(int8_t v)
+{
+    return static_cast<float>(v);
+}
 
-template <typename T> __device__ __forceinline__ double to_double(T v) { return static_cast<double>(to_float(v)); }
-template <> __device__ __forceinline__ double to_double<double>(double v) { return v; }
+template <typename T> __device__ __forceinline__ double to_double(T v)
+{
+    return static_cast<double>(to_float(v));
+}
+template <> __device__ __forceinline__ double to_double<double>(double v)
+{
+    return v;
+}
 
 /* One element of a row, relative to the origin. */
 template <typename T> __device__ __forceinline__ double centred(const fgmm_row_view &rows, int row, int d)
@@ -48,7 +66,8 @@ template <typename T> inline bool octets_are_whole(const void *data, int dim)
     return dim % 8 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Octet<T>) == 0;
 }
 
-/* Calls f with a value of the element type: `dispatch_rows(type, [&](auto zero) { using T = decltype(zero); ... })`. */
+/* Calls f with a value of the element type: `dispatch_rows(type, [&](auto zero) { using T = decltype(zero);
+ * ... })`. */
 template <typename F> inline int dispatch_rows(fgmm_row_type type, F f)
 {
     switch (type) {

@@ -1,10 +1,11 @@
-/* Screening: which components can matter for a row. A block takes 128 rows and walks over all components in tiles of 128;
- * of every pair it knows bounds of the log2-density, upper and lower, that hold against fp32 rounding. A component stays in the row's list
- * while its upper bound is within keep_bits of the largest lower bound, so none that matters is lost; finish.cu and
- * select.cu then compute the few that stay in float64.
+/* Screening: which components can matter for a row. A block takes 128 rows and walks over all components in
+ * tiles of 128; of every pair it knows bounds of the log2-density, upper and lower, that hold against fp32
+ * rounding. A component stays in the row's list while its upper bound is within keep_bits of the largest
+ * lower bound, so none that matters is lost; finish.cu and select.cu then compute the few that stay in
+ * float64.
  *
- * Whether a row's list overflows depends on the row and the model alone: tiles come in a fixed order, and a tile's decision looks at
- * sets, not at arrival. So does the order within a list. */
+ * Whether a row's list overflows depends on the row and the model alone: tiles come in a fixed order, and a
+ * tile's decision looks at sets, not at arrival. So does the order within a list. */
 #include <cuda_runtime.h>
 #include <float.h>
 #include "kernels/generic/pair_tile.cuh"
@@ -19,11 +20,15 @@ namespace
 
 /* ---- the tables ---- */
 
-/* Rounding, with e = 2^-24, u = ||F(x-m)||^2, v = sqrt(u), N = ||F m||: x - origin, m (or F and F m) and each t are rounded once
- * (for diag: t's error is below e (8 |F m| + 6 |t|) a dimension), so u is off by at most 2^-21 v N + 12 e u; the sum of
- * dim squares by (dim + 2) e u; the terms of the bounds themselves by a few e u. */
+/* Rounding, with e = 2^-24, u = ||F(x-m)||^2, v = sqrt(u), N = ||F m||: x - origin, m (or F and F m) and each
+ * t are rounded once (for diag: t's error is below e (8 |F m| + 6 |t|) a dimension), so u is off by at most
+ * 2^-21 v N + 12 e u; the sum of dim squares by (dim + 2) e u; the terms of the bounds themselves by a few e
+ * u. */
 constexpr double kUnit = 0x1p-24;
-__host__ __device__ inline float relative_error(int dim) { return static_cast<float>((dim + 32) * kUnit); }
+__host__ __device__ inline float relative_error(int dim)
+{
+    return static_cast<float>((dim + 32) * kUnit);
+}
 
 __device__ float4 screen_terms(double offset, double factor, double norm)
 {
@@ -35,13 +40,15 @@ __device__ float4 screen_terms(double offset, double factor, double norm)
 }
 
 /* A warp a component; components past k fill the last tile with -infinity. */
-__global__ void fill_tables(fgmm_model_view model, const double *origin, const float *origin32, fgmm_screen_tables tables)
+__global__ void fill_tables(fgmm_model_view model, const double *origin, const float *origin32,
+                            fgmm_screen_tables tables)
 {
     int k = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     if (k >= tables.tiles * FGMM_SCREEN_TILE)
         return;
     bool diag = model.form == FGMM_FORM_DIAG, real = k < model.k;
-    int64_t column = static_cast<int64_t>(k / FGMM_SCREEN_TILE) * tables.dim_padded * FGMM_SCREEN_TILE + k % FGMM_SCREEN_TILE;
+    int64_t column = static_cast<int64_t>(k / FGMM_SCREEN_TILE) * tables.dim_padded * FGMM_SCREEN_TILE +
+                     k % FGMM_SCREEN_TILE;
     double norm = 0;
     for (int d = lane; d < tables.dim_padded; d += kWarp) {
         double mean = 0, scale = 0;
@@ -58,14 +65,15 @@ __global__ void fill_tables(fgmm_model_view model, const double *origin, const f
     norm = warp_sum(norm);
     if (lane == 0) {
         double factor = diag || !real ? 1 : model.factor[k];
-        reinterpret_cast<float4 *>(tables.terms)[k] = screen_terms(real ? model.offset[k] : -INFINITY, factor, sqrt(factor * norm));
+        reinterpret_cast<float4 *>(tables.terms)[k] =
+            screen_terms(real ? model.offset[k] : -INFINITY, factor, sqrt(factor * norm));
     }
 }
 
 /* ---- the lists ---- */
 
-/* A list is owned by a half-warp: its 16 lanes agree on `count`; both halves of a warp work on rows of their own in lockstep.
- * count FGMM_DENSE_ROW: overflowed. */
+/* A list is owned by a half-warp: its 16 lanes agree on `count`; both halves of a warp work on rows of their
+ * own in lockstep. count FGMM_DENSE_ROW: overflowed. */
 constexpr int kHalf = kWarp / 2;
 constexpr int kEntriesALane = FGMM_CANDIDATES / kHalf;
 
@@ -75,8 +83,10 @@ __device__ __forceinline__ unsigned half_votes(bool vote)
     return threadIdx.x % kWarp < kHalf ? votes & 0xffffu : votes >> kHalf;
 }
 
-/* Drops entries under the threshold, keeping the order; returns how many stay. Rows with `wanted` false are left alone. */
-__device__ __noinline__ int compact(fgmm_candidate *entries /* [FGMM_CANDIDATES] */, int count, float threshold, bool wanted)
+/* Drops entries under the threshold, keeping the order; returns how many stay. Rows with `wanted` false are
+ * left alone. */
+__device__ __noinline__ int compact(fgmm_candidate *entries /* [FGMM_CANDIDATES] */, int count,
+                                    float threshold, bool wanted)
 {
     int lane = threadIdx.x % kHalf, kept = 0;
     fgmm_candidate held[kEntriesALane];
@@ -99,10 +109,11 @@ __device__ __noinline__ int compact(fgmm_candidate *entries /* [FGMM_CANDIDATES]
     return wanted ? kept : count;
 }
 
-/* Appends this tile's candidates (upper[j] >= threshold) of the half-warp's row; compacts when they do not fit, and gives the row
- * up when they still do not. Returns the new count. */
+/* Appends this tile's candidates (upper[j] >= threshold) of the half-warp's row; compacts when they do not
+ * fit, and gives the row up when they still do not. Returns the new count. */
 __device__ __forceinline__ int append(fgmm_candidate *entries, int count, const PairThread &thread,
-                                      const float (&upper)[PairTile::kMicro], float threshold, int first_component)
+                                      const float (&upper)[PairTile::kMicro], float threshold,
+                                      int first_component)
 {
     int lane = threadIdx.x % kHalf, total = 0;
 #pragma unroll
@@ -120,7 +131,8 @@ __device__ __forceinline__ int append(fgmm_candidate *entries, int count, const 
         bool keep = open && upper[j] >= threshold;
         unsigned votes = half_votes(keep);
         if (keep)
-            entries[count + __popc(votes & ((1u << lane) - 1))] = {first_component + thread.column(j), upper[j]};
+            entries[count + __popc(votes & ((1u << lane) - 1))] = {first_component + thread.column(j),
+                                                                   upper[j]};
         count += __popc(votes);
     }
     __syncwarp();
@@ -150,11 +162,12 @@ __device__ __forceinline__ void fetch_table(PairStage &stage, const float *table
     }
 }
 
-/* The end of a component tile: squared distances to bounds, the rows' best lower bound, then the candidates. */
+/* The end of a component tile: squared distances to bounds, the rows' best lower bound, then the candidates.
+ */
 template <bool kScaled>
-__device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &shared, const PairThread &thread,
-                                         const fgmm_screen_tables &tables, int tile, fgmm_candidate *entries,
-                                         float relative, float keep_bits)
+__device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &shared,
+                                         const PairThread &thread, const fgmm_screen_tables &tables, int tile,
+                                         fgmm_candidate *entries, float relative, float keep_bits)
 {
     float lower[PairTile::kMicro]; /* [row of the thread]: the largest over its columns */
 #pragma unroll
@@ -190,8 +203,8 @@ __device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &
         for (int j = 1; j < PairTile::kMicro; j++)
             most = fmaxf(most, sums[i][j]);
         if (__any_sync(kWholeWarp, most >= threshold)) {
-            int count = append(entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, shared.count[row], thread, sums[i],
-                               threshold, tile * FGMM_SCREEN_TILE);
+            int count = append(entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, shared.count[row],
+                               thread, sums[i], threshold, tile * FGMM_SCREEN_TILE);
             if (thread.across == 0)
                 shared.count[row] = count;
         }
@@ -200,8 +213,9 @@ __device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &
 
 /* Leaves in each list what is within keep_bits of the final best. */
 template <bool kScaled>
-__device__ __forceinline__ void end_rows(ScreenShared<kScaled> &shared, const PairThread &thread, int first, int rows,
-                                         fgmm_candidate *entries, int32_t *counts, int least, float keep_bits)
+__device__ __forceinline__ void end_rows(ScreenShared<kScaled> &shared, const PairThread &thread, int first,
+                                         int rows, fgmm_candidate *entries, int32_t *counts, int least,
+                                         float keep_bits)
 {
     for (int i = 0; i < PairTile::kMicro; i++) {
         int row = thread.row(i);
@@ -214,8 +228,8 @@ __device__ __forceinline__ void end_rows(ScreenShared<kScaled> &shared, const Pa
 
 template <typename T, bool kScaled>
 __global__ void __launch_bounds__(PairTile::kThreads, 2)
-    screen(fgmm_row_view rows, fgmm_screen_tables tables, fgmm_candidate_lists lists, int least, float relative,
-           float keep_bits, bool whole)
+    screen(fgmm_row_view rows, fgmm_screen_tables tables, fgmm_candidate_lists lists, int least,
+           float relative, float keep_bits, bool whole)
 {
     extern __shared__ __align__(16) unsigned char raw[];
     ScreenShared<kScaled> &shared = *reinterpret_cast<ScreenShared<kScaled> *>(raw);
@@ -251,7 +265,8 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
             fetch_tables(next_slot, stage + 1);
             loader.fetch(chunk * PairTile::kDims, rows.dim, whole);
         }
-        accumulate<kScaled>(sums, thread, shared.rows[slot], shared.means[slot], kScaled ? &shared.scales[slot] : nullptr);
+        accumulate<kScaled>(sums, thread, shared.rows[slot], shared.means[slot],
+                            kScaled ? &shared.scales[slot] : nullptr);
         loader.store(shared.rows[next_slot], rows.origin32, chunk * PairTile::kDims);
         if (chunk == 0) {
             end_tile(sums, shared, thread, tables, tile, entries, relative, keep_bits);
@@ -264,12 +279,12 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
 }
 
 template <typename T, bool kScaled>
-int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_screen_tables *tables, int32_t least,
-           const fgmm_candidate_lists *lists, fgmm_stream stream)
+int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_screen_tables *tables,
+           int32_t least, const fgmm_candidate_lists *lists, fgmm_stream stream)
 {
     const size_t bytes = sizeof(ScreenShared<kScaled>);
-    const cudaError_t error =
-        cudaFuncSetAttribute(screen<T, kScaled>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    const cudaError_t error = cudaFuncSetAttribute(
+        screen<T, kScaled>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (error != cudaSuccess)
         return error;
     const int blocks = (rows->rows + PairTile::kSide - 1) / PairTile::kSide;
@@ -293,8 +308,9 @@ int fgmm__launch_screen_tables(const fgmm_model_view *model, const double *origi
     return cudaGetLastError();
 }
 
-int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_screen_tables *tables,
-                        int32_t least, const fgmm_candidate_lists *lists, fgmm_stream stream)
+int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model,
+                        const fgmm_screen_tables *tables, int32_t least, const fgmm_candidate_lists *lists,
+                        fgmm_stream stream)
 {
     return dispatch_rows(rows->type, [&](auto zero) -> int {
         using T = decltype(zero);

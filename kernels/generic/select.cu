@@ -1,5 +1,5 @@
-/* The end of a sparse assignment: a warp a row rescores the row's candidates in float64 and writes the `top` most likely, ties to
- * the smaller number. The screen made rows with fewer than `top` candidates dense. */
+/* The end of a sparse assignment: a warp a row rescores the row's candidates in float64 and writes the `top`
+ * most likely, ties to the smaller number. The screen made rows with fewer than `top` candidates dense. */
 #include <cuda_runtime.h>
 #include "kernels/generic/candidates.cuh"
 
@@ -56,8 +56,9 @@ int launch(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm
 
 using namespace fgmm;
 
-int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm_candidate_lists *lists,
-                        const fgmm_assignment_view *out, fgmm_stream stream)
+int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
+                        const fgmm_candidate_lists *lists, const fgmm_assignment_view *out,
+                        fgmm_stream stream)
 {
     return dispatch_rows(metric->type, [&](auto zero) -> int {
         return launch<decltype(zero)>(metric, model, lists, out, stream);

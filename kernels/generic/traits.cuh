@@ -10,27 +10,31 @@ namespace fgmm
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-/* The fp32 pair tile of screen and neighbours: A rows by B columns, 256 threads as 16 x 16, each 8 x 8 accumulators.
- * 8 x 8: a step of one dimension costs 4 16-byte reads of shared memory and 128 FMA-pipe instructions, so shared memory is busy
- * a quarter of the time; 4 x 4 would keep it busy half of the time, 16 x 8 does not fit 128 registers, which two blocks a
- * multiprocessor (one computes while the other is at a barrier) allow.
- * 16 dimensions a stage: 8 KiB an operand, 2,000 issue slots between barriers, longer than a read from L2 takes. */
+/* The fp32 pair tile of screen and neighbours: A rows by B columns, 256 threads as 16 x 16, each 8 x 8
+ * accumulators. 8 x 8: a step of one dimension costs 4 16-byte reads of shared memory and 128 FMA-pipe
+ * instructions, so shared memory is busy a quarter of the time; 4 x 4 would keep it busy half of the time, 16
+ * x 8 does not fit 128 registers, which two blocks a multiprocessor (one computes while the other is at a
+ * barrier) allow. 16 dimensions a stage: 8 KiB an operand, 2,000 issue slots between barriers, longer than a
+ * read from L2 takes. */
 struct PairTile {
     static constexpr int kThreads = 256;
-    static constexpr int kSide = 128;  /* rows of A, columns of B */
+    static constexpr int kSide = 128; /* rows of A, columns of B */
     static constexpr int kDims = FGMM_SCREEN_DIMS;
-    static constexpr int kMicro = 8;   /* accumulators a thread and side: 4 at t*4 and 4 at 64 + t*4, so that reads have no bank conflict */
+    static constexpr int kMicro = 8; /* accumulators a thread and side: 4 at t*4 and 4 at 64 + t*4, so that
+                                        reads have no bank conflict */
     static constexpr int kLanes = kSide / kMicro;
     static constexpr int kStages = 2;
     static_assert(kLanes * kLanes == kThreads, "the threads cover the tile");
-    static_assert(kLanes == kWarp / 2, "a row belongs to one half-warp, which keeps its candidate list without atomics");
+    static_assert(kLanes == kWarp / 2,
+                  "a row belongs to one half-warp, which keeps its candidate list without atomics");
     static_assert(kThreads == 2 * kSide, "loading: two threads a row, 8 dimensions each");
     static_assert(kDims == 16, "loading: two threads a row, 8 dimensions each");
     static_assert(kSide == FGMM_SCREEN_TILE, "the tables are laid out in tiles of this width");
 };
 
-/* The fp64 tile of the dense path: 64 x 64, 256 threads as 16 x 16, each 4 x 4 accumulators at stride 16 (conflict-free 8-byte reads).
- * Double precision runs at half the fp32 rate on sm_80 and sm_90 and needs no error analysis; this path is for few rows. */
+/* The fp64 tile of the dense path: 64 x 64, 256 threads as 16 x 16, each 4 x 4 accumulators at stride 16
+ * (conflict-free 8-byte reads). Double precision runs at half the fp32 rate on sm_80 and sm_90 and needs no
+ * error analysis; this path is for few rows. */
 struct DenseTile {
     static constexpr int kThreads = 256;
     static constexpr int kSide = 64;
@@ -47,7 +51,8 @@ struct DenseTile {
 struct RowWarps {
     static constexpr int kWarps = 8;
     static constexpr int kThreads = kWarps * kWarp;
-    static constexpr int kRowsAWarp = 4; /* so that a block's sums of log-densities cost one atomic in 32 rows */
+    static constexpr int kRowsAWarp =
+        4; /* so that a block's sums of log-densities cost one atomic in 32 rows */
     static constexpr int kRows = kWarps * kRowsAWarp;
     static constexpr int kSlots = FGMM_CANDIDATES / kWarp; /* candidates a lane looks after */
     static_assert(kSlots * kWarp == FGMM_CANDIDATES, "lists fill whole warps");

@@ -1,4 +1,5 @@
-/* Reductions over a warp. Butterflies: every lane ends with the same bits, in an order that depends on lane numbers alone. */
+/* Reductions over a warp. Butterflies: every lane ends with the same bits, in an order that depends on lane
+ * numbers alone. */
 #ifndef FGMM_GENERIC_WARP_CUH
 #define FGMM_GENERIC_WARP_CUH
 

@@ -1,0 +1,182 @@
+/* The CUDA backend's own parts. A tile is worked on in chunks of whole quanta. In a chunk the screen leaves a
+ * few candidates of each row, which are finished at once (sparse); rows with more are gathered and go the
+ * dense path, group by group of quanta. Which rows those are the host learns a chunk later, so that the
+ * device never waits for it. */
+#ifndef FGMM_BACKEND_CUDA_BACKEND_H
+#define FGMM_BACKEND_CUDA_BACKEND_H
+
+#include "backend/backend.h"
+#include "data/partition.h"
+#include "device/cuda_check.h"
+#include "kernels/kernels.h"
+
+_Static_assert((int)FGMM_QUANTUM == (int)FGMM_KERNEL_QUANTUM, "kernels cut rows at the same places");
+_Static_assert((int)FGMM_MOMENT_FULL == (int)FGMM_KERNEL_MOMENT_FULL &&
+                   (int)FGMM_MOMENT_DIAG == (int)FGMM_KERNEL_MOMENT_DIAG &&
+                   (int)FGMM_MOMENT_SPHERICAL == (int)FGMM_KERNEL_MOMENT_SPHERICAL,
+               "kernels number the moments alike");
+_Static_assert((int)FGMM_F32 == (int)FGMM_ROWS_F32 && (int)FGMM_I8 == (int)FGMM_ROWS_I8,
+               "kernels number the types alike");
+
+/* For launchers: as FGMM_CUDA. */
+#define FGMM_LAUNCH(call)                                                                                    \
+    do {                                                                                                     \
+        int launch_code_ = (call);                                                                           \
+        if (launch_code_ != 0) {                                                                             \
+            status = fgmm__cuda_failed((cudaError_t)launch_code_, #call, __FILE__, __LINE__);                \
+            goto cleanup;                                                                                    \
+        }                                                                                                    \
+    } while (0)
+
+/* Device buffers: taken when first needed, grown when a larger shape comes, kept until the backend goes. */
+typedef enum {
+    BUFFER_OFFSET,
+    BUFFER_MEAN,
+    BUFFER_CENTRE,
+    BUFFER_FACTOR,
+    BUFFER_WHITENING,
+    BUFFER_ORIGIN,
+    BUFFER_ORIGIN32,
+    BUFFER_ZEROS,
+    BUFFER_TABLE_MEAN,
+    BUFFER_TABLE_SCALE,
+    BUFFER_TABLE_TERMS,
+    BUFFER_CANDIDATES,
+    BUFFER_COUNTS,
+    BUFFER_DENSE_ROWS,
+    BUFFER_DENSE_COUNTS,
+    BUFFER_SLAB,
+    BUFFER_ROW_MAX,
+    BUFFER_ROW_SUM,
+    BUFFER_ROW_BEST,
+    BUFFER_WHITENED,
+    BUFFER_WHITENED32,
+    BUFFER_WORDS,
+    BUFFER_INVERSE_BOUND,
+    BUFFER_TOP_VALUE,
+    BUFFER_TOP_COMPONENT,
+    BUFFER_LABELS,
+    BUFFER_RESPONSIBILITIES,
+    BUFFER_LOG_DENSITY,
+    BUFFER_QUERIES,
+    BUFFER_SUBSET,
+    BUFFER_QUERY_BOUNDS,
+    BUFFER_ROWS,
+    BUFFER_HITS,
+    BUFFER_N_HITS,
+    BUFFER_COUNT
+} fgmm__cuda_buffer;
+
+/* A model on the device. */
+typedef struct {
+    fgmm_model_view view;
+    fgmm_screen_tables tables; /* not for full */
+    bool tied;
+    double *whitening; /* [dim][dim], tied alone */
+    double *origin;    /* [dim] */
+    float *origin32;   /* [dim padded] */
+    double *zeros; /* [dim padded]: the origin of whitened rows, in fp64 and (the first half of the bytes) in
+                      fp32 */
+} fgmm__cuda_model;
+
+/* How tiles are cut: a function of the model's shape alone. */
+typedef struct {
+    int32_t chunk_quanta;
+    int32_t group_quanta;     /* of the dense path */
+    int32_t group_components; /* components a pass of the dense path */
+    bool all_dense;
+} fgmm__cuda_plan;
+
+/* A chunk on its way; two are under way at a time. */
+typedef struct {
+    int slot;               /* 0 or 1: which half of double buffers it uses */
+    int64_t first;          /* row of the tile */
+    fgmm_row_view original; /* as stored */
+    fgmm_row_view metric; /* rows that distances are taken of: whitened in float64 for tied, else as stored */
+    fgmm_row_view screened; /* the same for the screen: fp32 for tied */
+    fgmm_dense_lists dense;
+} fgmm__cuda_chunk;
+
+typedef struct fgmm__cuda_backend fgmm__cuda_backend;
+
+/* What a pass over a tile does with a chunk. */
+typedef struct {
+    int32_t least; /* candidates a row must have to be sparse */
+    fgmm_status (*sparse)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk,
+                          const fgmm_candidate_lists *lists);
+    fgmm_status (*dense)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk, fgmm_dense_group *group);
+    fgmm_status (*done)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk); /* may be NULL */
+} fgmm__cuda_pass;
+
+typedef struct {
+    fgmm__cuda_plan plan;
+    fgmm_stats_view stats;
+    size_t n_words;
+    int64_t rows; /* of this rank, so far */
+} fgmm__cuda_estep;
+
+typedef struct {
+    fgmm__cuda_plan plan;
+    int32_t top;
+    int32_t *labels;         /* where assign_tile's results go, host */
+    float *responsibilities; /* or NULL */
+    double *log_density;     /* or NULL */
+    void *staging;           /* pinned */
+    size_t staging_bytes;
+} fgmm__cuda_assign;
+
+struct fgmm__cuda_backend {
+    fgmm_backend base;
+    fgmm_stream stream;
+    struct {
+        void *pointer;
+        size_t bytes;
+    } buffers[BUFFER_COUNT];
+    int32_t *dense_counts[2]; /* [FGMM_CHUNK_QUANTA], pinned: of the chunk in this slot */
+    fgmm_gpu_event *counts_ready[2];
+    fgmm__cuda_model model;
+    fgmm__cuda_estep estep;
+    fgmm__cuda_assign assign;
+    int64_t n_queries;
+    int32_t query_dim;
+};
+
+/* cuda.c. A buffer of at least so many bytes; out points to a pointer of any type. What it held is lost when
+ * it grows. */
+fgmm_status fgmm__cuda_reserve(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, size_t bytes, void *out);
+/* The same, filled from host memory (stream-ordered; pageable memory may be reused on return). */
+fgmm_status fgmm__cuda_put(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, const void *from, size_t bytes,
+                           void *out);
+
+/* cuda_model.c: takes what it needs of `components`. */
+fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *components);
+int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
+
+/* cuda_pass.c. chunk_quanta: at most this many. */
+fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,
+                                   int32_t chunk_quanta);
+int64_t fgmm__cuda_plan_bytes(const fgmm__cuda_plan *plan, fgmm_covariance shape, int32_t dim);
+/* Takes the buffers of a pass, so that a tile takes none. */
+fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan);
+fgmm_status fgmm__cuda_run_tile(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                                const fgmm__cuda_pass *pass, const fgmm_tile *tile);
+/* Sets the group to the next range of components; false when there is none. Start with k_count = 0. */
+bool fgmm__cuda_next_components(const fgmm__cuda_plan *plan, int32_t k, fgmm_dense_group *group);
+
+fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components *components,
+                                   const fgmm_grid *grid, fgmm_moment moment, bool want_sums);
+fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile);
+fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats);
+int64_t fgmm__cuda_estep_bytes(fgmm_moment moment, int32_t k, int32_t dim);
+
+fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components *components, int32_t top);
+fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,
+                                   float *responsibilities, double *log_density);
+int64_t fgmm__cuda_assign_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
+
+fgmm_status fgmm__cuda_queries_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
+fgmm_status fgmm__cuda_neighbors(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
+                                 const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
+                                 fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
+
+#endif

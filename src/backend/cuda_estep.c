@@ -1,0 +1,139 @@
+/* The E-step on the device: statistics in fixed point in one buffer of words, as in model/stats.h. */
+#include "backend/cuda_backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static size_t word_count(fgmm_moment moment, int32_t k, int32_t dim)
+{
+    return (size_t)k * (1 + (size_t)dim + 2 * fgmm__moment_count(moment, dim)) + 4;
+}
+
+int64_t fgmm__cuda_estep_bytes(fgmm_moment moment, int32_t k, int32_t dim)
+{
+    return 8 * (int64_t)(word_count(moment, k, dim) + (size_t)dim);
+}
+
+/* Places of the words, in the order that model/stats.h lays down: n, s, q high, q low, log high, log low,
+ * rows, pairs. */
+static void place_words(fgmm_stats_view *view, int64_t *words, fgmm_moment moment, int32_t k, int32_t dim)
+{
+    size_t components = (size_t)k, q = components * fgmm__moment_count(moment, dim);
+    view->n = words;
+    view->s = view->n + components;
+    view->q_high = view->s + components * (size_t)dim;
+    view->q_low = view->q_high + q;
+    view->log_high = view->q_low + q;
+    view->log_low = view->log_high + 1;
+    view->pairs = view->log_high + 3;
+}
+
+static fgmm_status put_grid(fgmm__cuda_backend *cuda, const fgmm_grid *grid)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_stats_view *view = &cuda->estep.stats;
+    double *inverse = NULL;
+    FGMM_ALLOC(inverse, grid->dim, "the grid");
+    for (int32_t d = 0; d < grid->dim; d++)
+        inverse[d] = 1 / grid->bound[d];
+    FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_INVERSE_BOUND, inverse, (size_t)grid->dim * sizeof(double),
+                            &view->inverse_bound));
+    view->inverse_spherical_bound = 1 / grid->spherical_bound;
+    view->inverse_log_bound = 1 / grid->log_bound;
+    view->one = ldexp(1, grid->bits);
+    FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
+cleanup:
+    free(inverse);
+    return status;
+}
+
+fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components *components,
+                                   const fgmm_grid *grid, fgmm_moment moment, bool want_sums)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
+    fgmm__cuda_estep *e = &cuda->estep;
+    int32_t k = components->k, dim = components->dim;
+    int64_t *words = NULL;
+    if (moment == FGMM_MOMENT_SPHERICAL && components->shape != FGMM_SPHERICAL)
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "spherical moments are gathered for spherical components only");
+    *e = (fgmm__cuda_estep){.n_words = word_count(moment, k, dim)};
+    e->stats.moment = (int32_t)moment;
+    e->stats.sums = want_sums;
+    FGMM_TRY(fgmm__cuda_load_model(cuda, components));
+    e->plan = fgmm__cuda_plan_of(components->shape, k, dim,
+                                 components->shape == FGMM_FULL || (want_sums && moment == FGMM_MOMENT_FULL),
+                                 FGMM_CHUNK_QUANTA);
+    FGMM_TRY(fgmm__cuda_reserve_plan(cuda, &e->plan));
+    FGMM_TRY(put_grid(cuda, grid));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, e->n_words * sizeof(int64_t), &words));
+    FGMM_CUDA(cudaMemsetAsync(words, 0, e->n_words * sizeof(int64_t), cuda->stream));
+    place_words(&e->stats, words, moment, k, dim);
+cleanup:
+    return status;
+}
+
+static fgmm_status add_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk,
+                              const fgmm_candidate_lists *lists)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_LAUNCH(fgmm__launch_finish(&chunk->metric, &chunk->original, &cuda->model.view, lists,
+                                    &cuda->estep.stats, cuda->stream));
+cleanup:
+    return status;
+}
+
+/* All components once for the rows' normalisation; once more for the sums, when they did not fit the slab at
+ * one time. */
+static fgmm_status add_dense(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk, fgmm_dense_group *group)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm__cuda_estep *e = &cuda->estep;
+    const fgmm_model_view *model = &cuda->model.view;
+    bool at_once = model->k <= e->plan.group_components;
+    while (fgmm__cuda_next_components(&e->plan, model->k, group)) {
+        FGMM_LAUNCH(fgmm__launch_dense_logits(&chunk->metric, model, group, cuda->stream));
+        FGMM_LAUNCH(fgmm__launch_dense_reduce(group, cuda->stream));
+    }
+    group->k_begin = group->k_count = 0;
+    while (fgmm__cuda_next_components(&e->plan, model->k, group)) {
+        if (!at_once)
+            FGMM_LAUNCH(fgmm__launch_dense_logits(&chunk->metric, model, group, cuda->stream));
+        FGMM_LAUNCH(fgmm__launch_dense_responsibilities(model, group, &e->stats, cuda->stream));
+        if (!e->stats.sums)
+            continue;
+        FGMM_LAUNCH(fgmm__launch_dense_sums(&chunk->original, model, group, &e->stats, cuda->stream));
+        if (e->stats.moment == FGMM_KERNEL_MOMENT_FULL)
+            FGMM_LAUNCH(fgmm__launch_dense_scatter(&chunk->original, model, group, &e->stats, cuda->stream));
+    }
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile)
+{
+    static const fgmm__cuda_pass pass = {.least = 1, .sparse = add_sparse, .dense = add_dense};
+    fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
+    cuda->estep.rows += tile->rows;
+    return fgmm__cuda_run_tile(cuda, &cuda->estep.plan, &pass, tile);
+}
+
+fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
+    fgmm__cuda_estep *e = &cuda->estep;
+    int64_t *words = e->stats.n;
+    if (stats->n_words != e->n_words)
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "statistics of another shape: %zu words, the E-step has %zu",
+                  stats->n_words, e->n_words);
+    FGMM_TRY(
+        fgmm__device_upload(backend->device, e->stats.log_high + 2, &e->rows, sizeof e->rows, cuda->stream));
+    if (backend->comm != NULL)
+        FGMM_TRY(fgmm__comm_sum_i64_device(backend->comm, words, e->n_words, cuda->stream));
+    FGMM_TRY(fgmm__device_download(backend->device, stats->words, words, e->n_words * sizeof(int64_t),
+                                   cuda->stream));
+    FGMM_TRY(fgmm__stream_sync(cuda->stream, backend->comm));
+cleanup:
+    return status;
+}

@@ -1,0 +1,152 @@
+/* A model on the device: float64 for exact values, fp32 tables for the screen. */
+#include "backend/cuda_backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static int32_t pad(int32_t value, int32_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+static size_t factor_count(fgmm_covariance shape, int32_t k, int32_t dim)
+{
+    size_t components = (size_t)k, dims = (size_t)dim;
+    switch (shape) {
+    case FGMM_SPHERICAL:
+    case FGMM_TIED: /* spherical with factor 1 on whitened rows */
+        return components;
+    case FGMM_DIAG:
+        return components * dims;
+    case FGMM_FULL:
+        break;
+    }
+    return components * dims * dims;
+}
+
+static size_t table_values(int32_t k, int32_t dim)
+{
+    return (size_t)pad(k, FGMM_SCREEN_TILE) * (size_t)pad(dim, FGMM_SCREEN_DIMS);
+}
+
+int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
+{
+    size_t values = (size_t)k * (size_t)dim, bytes = 8 * ((size_t)k + values + factor_count(shape, k, dim));
+    if (shape == FGMM_TIED)
+        bytes += 8 * (values + (size_t)dim * (size_t)dim);
+    if (shape != FGMM_FULL)
+        bytes +=
+            4 * table_values(k, dim) * (shape == FGMM_DIAG ? 2 : 1) + 16 * (size_t)pad(k, FGMM_SCREEN_TILE);
+    return (int64_t)(bytes + 20 * (size_t)pad(dim, FGMM_SCREEN_DIMS));
+}
+
+/* Spherical factors multiply the squared distance. */
+static fgmm_status put_factors(fgmm__cuda_backend *cuda, const fgmm_components *c)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    double *squares = NULL;
+    if (c->shape == FGMM_DIAG || c->shape == FGMM_FULL) {
+        FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_FACTOR, c->factors,
+                                factor_count(c->shape, c->k, c->dim) * sizeof(double), &model->view.factor));
+        goto cleanup;
+    }
+    FGMM_ALLOC(squares, c->k, "component factors");
+    for (int32_t k = 0; k < c->k; k++)
+        squares[k] = c->hard || c->shape == FGMM_TIED ? 1 : c->factors[k] * c->factors[k];
+    FGMM_TRY(
+        fgmm__cuda_put(cuda, BUFFER_FACTOR, squares, (size_t)c->k * sizeof(double), &model->view.factor));
+cleanup:
+    free(squares);
+    return status;
+}
+
+static fgmm_status put_origin(fgmm__cuda_backend *cuda, const fgmm_components *c)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    size_t padded = (size_t)pad(c->dim, FGMM_SCREEN_DIMS);
+    float *rounded = NULL;
+    FGMM_ALLOC(rounded, padded, "the origin");
+    for (int32_t d = 0; d < c->dim; d++)
+        rounded[d] = (float)c->origin[d];
+    FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_ORIGIN, c->origin, (size_t)c->dim * sizeof(double), &model->origin));
+    FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_ORIGIN32, rounded, padded * sizeof(float), &model->origin32));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ZEROS, padded * sizeof(double), &model->zeros));
+    FGMM_CUDA(cudaMemsetAsync(model->zeros, 0, padded * sizeof(double), cuda->stream));
+cleanup:
+    free(rounded);
+    return status;
+}
+
+/* Means in the space where distances are spherical. */
+static fgmm_status whiten_means(fgmm__cuda_backend *cuda, const fgmm_components *c)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    double *whitened = NULL;
+    size_t dims = (size_t)c->dim;
+    fgmm_row_view means = {.data = model->view.centre,
+                           .origin = model->zeros,
+                           .type = FGMM_ROWS_F64,
+                           .rows = c->k,
+                           .dim = c->dim};
+    FGMM_TRY(
+        fgmm__cuda_put(cuda, BUFFER_WHITENING, c->factors, dims * dims * sizeof(double), &model->whitening));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_MEAN, (size_t)c->k * dims * sizeof(double), &whitened));
+    FGMM_LAUNCH(fgmm__launch_whiten(&means, model->whitening, whitened, NULL, cuda->stream));
+    model->view.mean = whitened;
+cleanup:
+    return status;
+}
+
+static fgmm_status make_tables(fgmm__cuda_backend *cuda)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    int32_t k = model->view.k, dim = model->view.dim;
+    size_t bytes = table_values(k, dim) * sizeof(float);
+    fgmm_screen_tables *tables = &model->tables;
+    *tables = (fgmm_screen_tables){.tiles = pad(k, FGMM_SCREEN_TILE) / FGMM_SCREEN_TILE,
+                                   .dim_padded = pad(dim, FGMM_SCREEN_DIMS)};
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TABLE_MEAN, bytes, &tables->mean));
+    if (model->view.form == FGMM_FORM_DIAG)
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TABLE_SCALE, bytes, &tables->scale));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TABLE_TERMS,
+                                (size_t)tables->tiles * FGMM_SCREEN_TILE * 4 * sizeof(float),
+                                &tables->terms));
+    FGMM_LAUNCH(fgmm__launch_screen_tables(&model->view, model->tied ? model->zeros : model->origin,
+                                           model->tied ? (const float *)model->zeros : model->origin32,
+                                           tables, cuda->stream));
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *c)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    *model = (fgmm__cuda_model){.tied = c->shape == FGMM_TIED && !c->hard};
+    model->view = (fgmm_model_view){.form = c->shape == FGMM_DIAG   ? FGMM_FORM_DIAG
+                                            : c->shape == FGMM_FULL ? FGMM_FORM_FULL
+                                                                    : FGMM_FORM_SPHERICAL,
+                                    .hard = c->hard,
+                                    .k = c->k,
+                                    .dim = c->dim,
+                                    .keep_bits = c->hard ? 0 : FGMM_MASS_BITS + ceil(log2(c->k))};
+    FGMM_CUDA(cudaGetLastError());
+    FGMM_TRY(put_origin(cuda, c));
+    FGMM_TRY(
+        fgmm__cuda_put(cuda, BUFFER_OFFSET, c->offsets, (size_t)c->k * sizeof(double), &model->view.offset));
+    FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_CENTRE, c->means, (size_t)c->k * (size_t)c->dim * sizeof(double),
+                            &model->view.centre));
+    FGMM_TRY(put_factors(cuda, c));
+    model->view.mean = model->view.centre;
+    if (model->tied)
+        FGMM_TRY(whiten_means(cuda, c));
+    if (model->view.form != FGMM_FORM_FULL)
+        FGMM_TRY(make_tables(cuda));
+    FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm)); /* the caller may free the components */
+cleanup:
+    return status;
+}

@@ -1,0 +1,189 @@
+/* A tile, chunk by chunk: screen, sparse rows at once, dense rows one chunk later. */
+#include "backend/cuda_backend.h"
+
+static const int64_t whitened_bytes = 128 << 20; /* of both chunks under way */
+
+static int32_t clamp(int64_t value, int32_t most)
+{
+    return value < 1 ? 1 : value > most ? most : (int32_t)value;
+}
+
+fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,
+                                   int32_t chunk_quanta)
+{
+    fgmm__cuda_plan plan = {.chunk_quanta = chunk_quanta, .all_dense = all_dense};
+    if (shape == FGMM_TIED)
+        plan.chunk_quanta = clamp(whitened_bytes / (2 * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
+    plan.group_components = clamp(k, FGMM_SLAB_COLUMNS);
+    plan.group_quanta = clamp(FGMM_SLAB_COLUMNS / plan.group_components, plan.chunk_quanta);
+    return plan;
+}
+
+static size_t quantum_rows(int32_t quanta)
+{
+    return (size_t)quanta * FGMM_QUANTUM;
+}
+
+int64_t fgmm__cuda_plan_bytes(const fgmm__cuda_plan *plan, fgmm_covariance shape, int32_t dim)
+{
+    size_t chunk = quantum_rows(plan->chunk_quanta), group = quantum_rows(plan->group_quanta), bytes = 0;
+    if (!plan->all_dense)
+        bytes += chunk * (FGMM_CANDIDATES * sizeof(fgmm_candidate) + sizeof(int32_t));
+    bytes += 2 * (chunk + (size_t)plan->chunk_quanta) * sizeof(int32_t);
+    bytes += group * ((size_t)plan->group_components * 8 + 8 + 8 + 4);
+    if (shape == FGMM_TIED)
+        bytes += 2 * chunk * (size_t)dim * 12;
+    return (int64_t)bytes;
+}
+
+fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan)
+{
+    fgmm_status status = FGMM_OK;
+    size_t chunk = quantum_rows(plan->chunk_quanta), group = quantum_rows(plan->group_quanta);
+    size_t dim = (size_t)cuda->model.view.dim;
+    void *unused;
+    if (!plan->all_dense) {
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_CANDIDATES, chunk * FGMM_CANDIDATES * sizeof(fgmm_candidate),
+                                    &unused));
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_COUNTS, chunk * sizeof(int32_t), &unused));
+    }
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_ROWS, 2 * chunk * sizeof(int32_t), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_COUNTS, 2 * (size_t)plan->chunk_quanta * sizeof(int32_t),
+                                &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SLAB, group * (size_t)plan->group_components * sizeof(double),
+                                &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_MAX, group * sizeof(double), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_SUM, group * sizeof(double), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_BEST, group * sizeof(int32_t), &unused));
+    if (cuda->model.tied) {
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED, 2 * chunk * dim * sizeof(double), &unused));
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED32, 2 * chunk * dim * sizeof(float), &unused));
+    }
+cleanup:
+    return status;
+}
+
+/* Sets up the views of a chunk; whitens its rows. */
+static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan, const fgmm_tile *tile,
+                              int64_t first, int slot, fgmm__cuda_chunk *chunk)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm__cuda_model *model = &cuda->model;
+    int64_t left = tile->rows - first, chunk_rows = (int64_t)quantum_rows(plan->chunk_quanta);
+    size_t dim = (size_t)tile->dim, half = (size_t)slot * (size_t)chunk_rows;
+    *chunk = (fgmm__cuda_chunk){.slot = slot, .first = first};
+    chunk->original = (fgmm_row_view){
+        .data = (const char *)tile->data + (size_t)first * dim * fgmm_dtype_bytes(tile->dtype),
+        .origin = model->origin,
+        .origin32 = model->origin32,
+        .type = (fgmm_row_type)tile->dtype,
+        .rows = (int32_t)(left < chunk_rows ? left : chunk_rows),
+        .dim = tile->dim,
+    };
+    chunk->metric = chunk->screened = chunk->original;
+    chunk->dense.rows = (int32_t *)cuda->buffers[BUFFER_DENSE_ROWS].pointer + half;
+    chunk->dense.counts =
+        (int32_t *)cuda->buffers[BUFFER_DENSE_COUNTS].pointer + (size_t)slot * (size_t)plan->chunk_quanta;
+    if (model->tied) {
+        double *exact = (double *)cuda->buffers[BUFFER_WHITENED].pointer + half * dim;
+        float *rounded = (float *)cuda->buffers[BUFFER_WHITENED32].pointer + half * dim;
+        FGMM_LAUNCH(fgmm__launch_whiten(&chunk->original, model->whitening, exact, rounded, cuda->stream));
+        chunk->metric.data = exact;
+        chunk->metric.type = FGMM_ROWS_F64;
+        chunk->screened.data = rounded;
+        chunk->screened.type = FGMM_ROWS_F32;
+        chunk->metric.origin = chunk->screened.origin = model->zeros;
+        chunk->metric.origin32 = chunk->screened.origin32 = (const float *)model->zeros;
+    }
+cleanup:
+    return status;
+}
+
+static int32_t quanta_of(const fgmm__cuda_chunk *chunk)
+{
+    return (chunk->original.rows + FGMM_QUANTUM - 1) / FGMM_QUANTUM;
+}
+
+/* Enqueues what needs no answer from the device: the sparse rows, the lists of dense ones, the way home of
+ * their counts. */
+static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                               const fgmm__cuda_pass *pass, const fgmm__cuda_chunk *chunk)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_candidate_lists lists = {cuda->buffers[BUFFER_CANDIDATES].pointer,
+                                  cuda->buffers[BUFFER_COUNTS].pointer};
+    if (plan->all_dense) {
+        FGMM_LAUNCH(fgmm__launch_dense_lists(NULL, chunk->original.rows, &chunk->dense, cuda->stream));
+    } else {
+        FGMM_LAUNCH(fgmm__launch_screen(&chunk->screened, &cuda->model.view, &cuda->model.tables, pass->least,
+                                        &lists, cuda->stream));
+        FGMM_TRY(pass->sparse(cuda, chunk, &lists));
+        FGMM_LAUNCH(
+            fgmm__launch_dense_lists(lists.counts, chunk->original.rows, &chunk->dense, cuda->stream));
+    }
+    FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->dense_counts[chunk->slot], chunk->dense.counts,
+                                   (size_t)quanta_of(chunk) * sizeof(int32_t), cuda->stream));
+    FGMM_TRY(fgmm__gpu_event_record(cuda->counts_ready[chunk->slot], cuda->stream));
+cleanup:
+    return status;
+}
+
+/* The dense rows of a chunk, in groups of quanta that have any. */
+static fgmm_status end_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                             const fgmm__cuda_pass *pass, const fgmm__cuda_chunk *chunk)
+{
+    fgmm_status status = FGMM_OK;
+    const int32_t *counts = cuda->dense_counts[chunk->slot];
+    fgmm_dense_group group = {
+        .lists = chunk->dense,
+        .slab = cuda->buffers[BUFFER_SLAB].pointer,
+        .row_max = cuda->buffers[BUFFER_ROW_MAX].pointer,
+        .row_sum = cuda->buffers[BUFFER_ROW_SUM].pointer,
+        .row_best = cuda->buffers[BUFFER_ROW_BEST].pointer,
+        .top_value = cuda->buffers[BUFFER_TOP_VALUE].pointer,
+        .top_component = cuda->buffers[BUFFER_TOP_COMPONENT].pointer,
+    };
+    FGMM_TRY(fgmm__gpu_event_wait(cuda->counts_ready[chunk->slot], cuda->base.comm));
+    for (int32_t q = 0; q < quanta_of(chunk); q++) {
+        if (counts[q] > 0) {
+            group.quantum[group.quanta++] = (int16_t)q;
+            group.max_rows = counts[q] > group.max_rows ? counts[q] : group.max_rows;
+        }
+        if (group.quanta == plan->group_quanta || (q + 1 == quanta_of(chunk) && group.quanta > 0)) {
+            group.k_begin = group.k_count = 0;
+            FGMM_TRY(pass->dense(cuda, chunk, &group));
+            group.quanta = group.max_rows = 0;
+        }
+    }
+    if (pass->done != NULL)
+        FGMM_TRY(pass->done(cuda, chunk));
+cleanup:
+    return status;
+}
+
+bool fgmm__cuda_next_components(const fgmm__cuda_plan *plan, int32_t k, fgmm_dense_group *group)
+{
+    group->k_begin += group->k_count;
+    int32_t left = k - group->k_begin;
+    group->k_count = left < plan->group_components ? left : plan->group_components;
+    return left > 0;
+}
+
+fgmm_status fgmm__cuda_run_tile(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                                const fgmm__cuda_pass *pass, const fgmm_tile *tile)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_chunk chunks[2];
+    int slot = 0;
+    int64_t first = 0, chunk_rows = (int64_t)quantum_rows(plan->chunk_quanta);
+    for (; first < tile->rows; first += chunk_rows, slot ^= 1) {
+        FGMM_TRY(open_chunk(cuda, plan, tile, first, slot, &chunks[slot]));
+        FGMM_TRY(begin_chunk(cuda, plan, pass, &chunks[slot]));
+        if (first > 0)
+            FGMM_TRY(end_chunk(cuda, plan, pass, &chunks[slot ^ 1]));
+    }
+    if (first > 0)
+        FGMM_TRY(end_chunk(cuda, plan, pass, &chunks[slot ^ 1]));
+cleanup:
+    return status;
+}
