@@ -23,7 +23,8 @@ fgmm_status fgmm__comm_agree(fgmm_comm *comm, fgmm_status mine);
 fgmm_status fgmm__comm_tick(fgmm_comm *comm);
 
 /* Local: tells the peers that this rank is on its way to fgmm__comm_agree with a failure, so that they leave
- * long loops. */
+ * long loops. fgmm__comm_agree does it too; call it where work lies between the fault and the agreement. A
+ * failure must follow. */
 void fgmm__comm_announce_failure(fgmm_comm *comm);
 
 /* Collectives on host memory. Counts are 64-bit everywhere; sums of integers are exact. */

@@ -95,7 +95,7 @@ cleanup:
     return status;
 }
 
-static fgmm_status connect(fgmm_comm *comm)
+static fgmm_status connect_gpus(fgmm_comm *comm)
 {
     fgmm_status status = FGMM_OK;
     fgmm__nccl *nccl = NULL;
@@ -138,7 +138,7 @@ fgmm_status fgmm__comm_attach_gpu(fgmm_comm *comm, const unsigned char uuid[16])
         fgmm__warn("ranks %d and %d share a GPU: sums go through the host; start one rank a GPU for speed",
                    one, other);
     else if (comm->size > 1)
-        FGMM_TRY(connect(comm));
+        FGMM_TRY(connect_gpus(comm));
 cleanup:
     free(uuids);
     return status;

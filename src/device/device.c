@@ -354,20 +354,16 @@ static cudaError_t query_stream(void *stream)
 static fgmm_status wait_until_done(cudaError_t (*query)(void *), void *handle, fgmm_comm *comm,
                                    fgmm_status *ticked)
 {
-    fgmm_status status = FGMM_OK;
     double since = fgmm__seconds();
     cudaError_t code;
     while ((code = query(handle)) == cudaErrorNotReady) {
         cudaGetLastError(); /* the next check of a launch must not take it for an error */
-        if (comm != NULL && *ticked == FGMM_OK)
-            *ticked = fgmm__comm_tick(comm);
-        else if (comm != NULL)
-            fgmm__comm_tick(comm);
+        fgmm_status tick = comm != NULL ? fgmm__comm_tick(comm) : FGMM_OK;
+        if (*ticked == FGMM_OK)
+            *ticked = tick;
         fgmm__backoff(fgmm__seconds() - since, 1e-3);
     }
-    if (code != cudaSuccess)
-        status = fgmm__cuda_failed(code, "a kernel or copy", __FILE__, __LINE__);
-    return status;
+    return code == cudaSuccess ? FGMM_OK : fgmm__cuda_failed(code, "a kernel or copy", __FILE__, __LINE__);
 }
 
 fgmm_status fgmm__gpu_event_wait(fgmm_gpu_event *event, fgmm_comm *comm)
