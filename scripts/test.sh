@@ -32,7 +32,7 @@ status=0
 if [ $sanitize = yes ]; then
     cmake -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFGMM_CUDA=OFF -DFGMM_SANITIZE=address,undefined
     cmake --build build-sanitize -j "$jobs"
-    ctest --test-dir build-sanitize -j "$test_jobs" --output-on-failure -L 'unit|mpi|e2e' -E 'oracle|speed|install|layers' \
+    ctest --test-dir build-sanitize -j "$test_jobs" --output-on-failure -L 'unit|mpi|e2e' -E 'speed|install|layers' \
         "${options[@]}" || status=1
 fi
 if [ $main = yes ]; then
