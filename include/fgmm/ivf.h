@@ -1,4 +1,5 @@
-/* Inverted lists from a model, built over ranks, and searching them. */
+/* Inverted lists from a model: assigning rows, building an index over ranks, searching it, and exact
+ * neighbours to judge it by. */
 #ifndef FGMM_IVF_H
 #define FGMM_IVF_H
 
@@ -10,50 +11,98 @@
 extern "C" {
 #endif
 
+/* Where a pass over the data runs and what it may take. */
+typedef struct {
+    fgmm_backend_kind backend;
+    int threads; /* a rank; 0: size of the affinity mask */
+    fgmm_residency residency;
+    int64_t device_memory_bytes, host_memory_bytes; /* caps a rank; 0: automatic */
+    int64_t tile_rows;                              /* 0: by size */
+} fgmm_resources;
+
+/* ---- assigning rows to components ---- */
+
+typedef struct {
+    int32_t top; /* components kept a row, 1..64 */
+    double tau;  /* responsibilities below it are dropped; the first is always kept */
+    fgmm_resources resources;
+} fgmm_assign_options;
+
+typedef struct {
+    double mean_log_likelihood; /* a row, nats; k-means: minus the mean squared distance */
+    double seconds;
+    char residency[64]; /* where this rank's shard lived */
+} fgmm_assign_report;
+
+void fgmm_assign_defaults(fgmm_assign_options *options);
+/* Collective. Writes labels [N][top] int32 (-1 where fewer), responsibilities [N][top] f32 and log_prob [N]
+ * f64 (nats; k-means: minus the squared distance) to the HDF5 file `path`. Every rank writes its own rows.
+ * report may be NULL. */
+fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                        const char *path, const fgmm_assign_options *options, fgmm_assign_report *report);
+
+/* ---- building an index ---- */
+
 typedef enum { FGMM_ASSIGN_HARD, FGMM_ASSIGN_TAU } fgmm_assign_rule;
 
 typedef struct {
     fgmm_assign_rule rule;
-    double tau;          /* < 0: 1/K */
-    int32_t max_lists;   /* 8 */
-    int store_vectors;   /* 1 */
-    fgmm_backend_kind backend;
-    int threads;
-    fgmm_residency residency;
-    int64_t device_memory_bytes, host_memory_bytes, tile_rows;
+    double tau;        /* < 0: 1/K */
+    int32_t max_lists; /* 8 */
+    int store_vectors; /* 1 */
+    fgmm_resources resources;
+    int64_t window_bytes;   /* a rank gathers so many bytes of its region of the file before writing them; 0:
+                               from the memory there is */
+    int64_t exchange_bytes; /* a round of the exchange sends at most so many bytes a rank; 0: 64 MiB */
 } fgmm_build_options;
 
 typedef struct {
     int64_t postings;
     int64_t list_min, list_median, list_p99, list_max; /* postings a list */
+    int64_t windows, rounds; /* passes over the rows to write them; rounds of the exchange */
     double seconds, assign_seconds, exchange_seconds, write_seconds;
     int64_t bytes_written;
+    char residency[64]; /* where this rank's shard lived */
 } fgmm_build_report;
 
 void fgmm_build_defaults(fgmm_build_options *options);
-/* Collective. Writes the index at `path` when it is whole. report may be NULL. */
-fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model, const char *path,
-                       const fgmm_build_options *options, fgmm_build_report *report);
+/* Collective. Writes the index at `path` when it is whole. report may be NULL. A stop request leaves nothing
+ * and is FGMM_ERR_RUNTIME: there is no checkpoint to go on from. */
+fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                       const char *path, const fgmm_build_options *options, fgmm_build_report *report);
+
+/* ---- searching ---- */
 
 typedef struct fgmm_index fgmm_index;
-/* Local. Checks the hash, opens for reading; vectors stay in the file and are read list by list. FGMM_ERR_INPUT names the fault. */
+/* Local. Checks the hash, opens for reading; vectors stay in the file and are read list by list.
+ * FGMM_ERR_INPUT names the fault. */
 fgmm_status fgmm_index_open(const char *path, fgmm_index **out);
-void fgmm_index_close(fgmm_index *index);
+void fgmm_index_close(fgmm_index *index); /* accepts NULL */
 int64_t fgmm_index_rows(const fgmm_index *index);
 int64_t fgmm_index_postings(const fgmm_index *index);
 int32_t fgmm_index_lists(const fgmm_index *index);
 int32_t fgmm_index_dim(const fgmm_index *index);
+fgmm_metric fgmm_index_metric(const fgmm_index *index);
+fgmm_dtype fgmm_index_dtype(const fgmm_index *index);
 
 typedef struct {
-    double scanned;   /* mean vectors met a query, repeats counted */
-    double distinct;  /* repeats not counted; centroid distances (K a query) are apart */
+    double scanned;  /* mean vectors met a query, repeats counted */
+    double distinct; /* repeats not counted; centroid distances (K a query) are apart */
     double seconds;
 } fgmm_search_report;
 
-/* Collective: queries are dealt to the ranks; ids and distances ([n][k], -1 and inf where fewer, squared L2 ascending, ties to the
- * smaller id) are whole on every rank. queries: [n][dim] float on every rank. report may be NULL. */
-fgmm_status fgmm_search(fgmm_comm *comm, const fgmm_index *index, const float *queries, int64_t n, int32_t k, int32_t nprobe,
-                        fgmm_backend_kind backend, int threads, int64_t *ids, float *distances, fgmm_search_report *report);
+/* Collective: queries are dealt to the ranks; ids and distances ([n][k], -1 and inf where fewer, squared L2
+ * ascending, ties to the smaller id) are whole on every rank. queries: [n][dim] float on every rank (cosine:
+ * of unit length). report may be NULL. A list whose vectors do not match their hash is FGMM_ERR_INPUT. */
+fgmm_status fgmm_search(fgmm_comm *comm, const fgmm_index *index, const float *queries, int64_t n, int32_t k,
+                        int32_t nprobe, fgmm_backend_kind backend, int threads, int64_t *ids,
+                        float *distances, fgmm_search_report *report);
+
+/* Collective: the k nearest rows of each query among all rows of the dataset, exact (distances in float64),
+ * ties to the smaller id. queries: [n][dim] float on every rank; ids, distances: [n][k], whole on every rank.
+ * k at most the number of rows. */
+fgmm_status fgmm_groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
+                             int32_t k, const fgmm_resources *resources, int64_t *ids, float *distances);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,11 @@
  * day: fit, assign, build, search, groundtruth, convert, info, synth, export, bench. */
 const fgmm_command fgmm__commands[] = {
     {"fit", "fit a mixture or k-means to rows", fgmm__cmd_fit},
+    {"assign", "write the most likely components of every row", fgmm__cmd_assign},
+    {"build", "put rows into inverted lists and write the index", fgmm__cmd_build},
+    {"search", "find the nearest rows of queries, and tell recall against cost", fgmm__cmd_search},
+    {"groundtruth", "find the exact nearest rows of queries", fgmm__cmd_groundtruth},
+    {"export", "write an index for FAISS, or a model's centroids", fgmm__cmd_export},
     {"bench", "time the parts against what the machine can do", fgmm__cmd_bench},
     {NULL, NULL, NULL},
 };

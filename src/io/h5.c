@@ -213,14 +213,14 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file)
+static fgmm_status open_file(const char *path, fgmm_comm *comm, unsigned how, hid_t *file)
 {
     fgmm_status status = FGMM_OK;
     char why[NAME_BYTES];
     fgmm__h5_lock();
     fgmm__h5_quiet();
     hid_t access = access_list(comm);
-    *file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    *file = H5Fopen(path, how, access);
     if (*file < 0)
         status = fgmm__fail(FGMM_ERR_INPUT,
                             "%s: cannot be opened as an HDF5 file (%s); missing, truncated or another format",
@@ -228,6 +228,16 @@ fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file)
     H5Pclose(access);
     fgmm__h5_unlock();
     return status;
+}
+
+fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file)
+{
+    return open_file(path, comm, H5F_ACC_RDONLY, file);
+}
+
+fgmm_status fgmm__h5_open_write(const char *path, fgmm_comm *comm, hid_t *file)
+{
+    return open_file(path, comm, H5F_ACC_RDWR, file);
 }
 
 static bool write_all(int fd, const char *bytes, size_t n)

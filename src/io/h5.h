@@ -23,6 +23,8 @@ fgmm_status fgmm__h5_create(const char *path, fgmm_comm *comm, hid_t *file);
 fgmm_status fgmm__h5_create_small(const char *path, hid_t *file);
 /* Opens for reading. comm as above. */
 fgmm_status fgmm__h5_open(const char *path, fgmm_comm *comm, hid_t *file);
+/* Opens an existing file for writing values into datasets that are there; comm as above. */
+fgmm_status fgmm__h5_open_write(const char *path, fgmm_comm *comm, hid_t *file);
 /* Closes; a failed close (a flush without space) is an error. */
 fgmm_status fgmm__h5_close(hid_t file, const char *path);
 

@@ -1,0 +1,150 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/event.h"
+#include "base/status.h"
+#include "cmd/resources.h"
+#include "data/partition.h"
+
+static const char usage[] = "mpirun -n R fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
+static const char description[] =
+    "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
+
+enum { RULE_HARD, RULE_TAU };
+
+static const char *output, *ids_file;
+static int rule = RULE_HARD, vectors = 0, metric = -1;
+static double tau = -1, replication;
+static int64_t max_lists = 8, sketch, window_bytes, exchange_bytes;
+static fgmm_resource_options resources;
+
+static const fgmm_option table[] = {
+    {"-o,--output", FGMM_OPT_TEXT, &output, "INDEX.h5", "where the index goes"},
+    {"--assign", FGMM_OPT_CHOICE, &rule, "hard|tau|soar|closure|need",
+     "hard: the most likely component (k-means: the nearest); tau: every one with responsibility T or more "
+     "(hard)"},
+    {"--tau", FGMM_OPT_REAL, &tau, "T", "least responsibility of --assign tau (1/K)"},
+    {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row of --assign tau (8)"},
+    {"--vectors", FGMM_OPT_CHOICE, &vectors, "yes|no", "store the rows, or their ids alone (yes)"},
+    FGMM_METRIC_OPTION(metric, "the model's"),
+    FGMM_RESOURCE_OPTIONS(resources),
+    {"--window", FGMM_OPT_BYTES, &window_bytes, "BYTES",
+     "bytes of the index a rank gathers before it writes them; the rows are read once for each window (half "
+     "of the free memory)"},
+    {"--exchange", FGMM_OPT_BYTES, &exchange_bytes, "BYTES",
+     "bytes a rank sends in one round of the exchange (64MiB)"},
+    {"--replication", FGMM_OPT_REAL, &replication, "R", "not part of this version"},
+    {"--sketch", FGMM_OPT_COUNT, &sketch, "M", "not part of this version"},
+    {"--ids", FGMM_OPT_TEXT, &ids_file, "FILE", "not part of this version"},
+    {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
+};
+
+static fgmm_status check(int n_arguments)
+{
+    static const char *const rules[] = {"hard", "tau", "soar", "closure", "need"};
+    fgmm_status status = FGMM_OK;
+    if (n_arguments < 2)
+        FGMM_FAIL(FGMM_ERR_INPUT, "needs data and a model: %s", usage);
+    if (output == NULL)
+        FGMM_FAIL(FGMM_ERR_INPUT, "needs -o INDEX.h5");
+    if (rule > RULE_TAU)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--assign %s is not part of this version; hard and tau are", rules[rule]);
+    if (replication != 0 || sketch != 0 || ids_file != NULL)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--replication, --sketch and --ids are not part of this version");
+    if (max_lists < 1 || max_lists > 64)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %lld: must be 1 to 64", (long long)max_lists);
+    if (tau > 1)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", tau);
+    FGMM_TRY(fgmm__cmd_check_output(output));
+cleanup:
+    return status;
+}
+
+static fgmm_status open_inputs(const char **arguments, int n, fgmm_dataset **dataset, fgmm_model **model)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_dataset_options options = {.row_end = -1};
+    FGMM_TRY(check(n));
+    FGMM_TRY(fgmm_model_read(arguments[n - 1], model));
+    options.metric = metric < 0 ? fgmm_model_metric(*model) : (fgmm_metric)metric;
+    FGMM_TRY(fgmm_dataset_open(arguments, n - 1, &options, dataset));
+cleanup:
+    return status;
+}
+
+static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
+{
+    printf("postings      %lld (%.4f a row), %d lists\n", (long long)r->postings,
+           (double)r->postings / (double)n_rows, k);
+    printf("list sizes    min %lld  median %lld  p99 %lld  max %lld\n", (long long)r->list_min,
+           (long long)r->list_median, (long long)r->list_p99, (long long)r->list_max);
+    printf("seconds       %.2f (assign %.2f, exchange %.2f, write %.2f; %lld window%s)\n", r->seconds,
+           r->assign_seconds, r->exchange_seconds, r->write_seconds, (long long)r->windows,
+           r->windows == 1 ? "" : "s");
+    printf("written       %.3f GB, %.3f GB/s\n", (double)r->bytes_written * 1e-9,
+           (double)r->bytes_written * 1e-9 / r->seconds);
+    printf("rows lived in %s\n", r->residency);
+    fflush(stdout);
+}
+
+static void log_end(const fgmm_build_report *r, int64_t n_rows)
+{
+    cJSON *event = fgmm__event_new("end");
+    cJSON_AddStringToObject(event, "command", "build");
+    cJSON_AddNumberToObject(event, "postings", (double)r->postings);
+    cJSON_AddNumberToObject(event, "replication", (double)r->postings / (double)n_rows);
+    cJSON_AddNumberToObject(event, "list_min", (double)r->list_min);
+    cJSON_AddNumberToObject(event, "list_median", (double)r->list_median);
+    cJSON_AddNumberToObject(event, "list_p99", (double)r->list_p99);
+    cJSON_AddNumberToObject(event, "list_max", (double)r->list_max);
+    cJSON_AddNumberToObject(event, "windows", (double)r->windows);
+    cJSON_AddNumberToObject(event, "rounds", (double)r->rounds);
+    cJSON_AddNumberToObject(event, "bytes_written", (double)r->bytes_written);
+    cJSON_AddNumberToObject(event, "seconds", r->seconds);
+    cJSON_AddNumberToObject(event, "assign_seconds", r->assign_seconds);
+    cJSON_AddNumberToObject(event, "exchange_seconds", r->exchange_seconds);
+    cJSON_AddNumberToObject(event, "write_seconds", r->write_seconds);
+    cJSON_AddStringToObject(event, "residency", r->residency);
+    fgmm__event_emit(event);
+}
+
+fgmm_status fgmm__cmd_build(int argc, char **argv)
+{
+    fgmm_status status = FGMM_OK;
+    const char **arguments = NULL;
+    int n_arguments = 0;
+    bool done;
+    fgmm_dataset *dataset = NULL;
+    fgmm_model *model = NULL;
+    fgmm_build_report report;
+    FGMM_ALLOC(arguments, argc, "arguments");
+    FGMM_TRY(fgmm__cmd_parse(argc, argv, usage, description, table, arguments, &n_arguments, &done));
+    if (done)
+        goto cleanup;
+    fgmm_comm *comm = fgmm__cmd_comm();
+    FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &model)));
+    int64_t n_rows = fgmm_dataset_rows(dataset);
+    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
+    FGMM_TRY(fgmm__cmd_start_event(
+        "build", NULL,
+        fgmm__partition_begin(n_rows, rank + 1, size) - fgmm__partition_begin(n_rows, rank, size), NULL));
+    fgmm_build_options options;
+    fgmm_build_defaults(&options);
+    options.rule = rule == RULE_TAU ? FGMM_ASSIGN_TAU : FGMM_ASSIGN_HARD;
+    options.tau = tau;
+    options.max_lists = (int32_t)max_lists;
+    options.store_vectors = vectors == 0;
+    options.resources = fgmm__cmd_resources(&resources);
+    options.window_bytes = window_bytes;
+    options.exchange_bytes = exchange_bytes;
+    FGMM_TRY(fgmm_build(comm, dataset, model, output, &options, &report));
+    if (rank == 0) {
+        print_summary(&report, n_rows, fgmm_model_k(model));
+        log_end(&report, n_rows);
+    }
+cleanup:
+    fgmm_dataset_close(dataset);
+    fgmm_model_destroy(model);
+    free(arguments);
+    return status;
+}

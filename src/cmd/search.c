@@ -1,0 +1,262 @@
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/event.h"
+#include "base/status.h"
+#include "cmd/resources.h"
+#include "io/knn.h"
+#include "ivf/results_file.h"
+#include "ivf/search.h"
+
+static const char usage[] = "mpirun -n R fgmm search INDEX.h5 QUERIES... [OPTIONS]";
+static const char description[] = "Finds the nearest rows of every query in the NPROBE lists whose centroids "
+                                  "are nearest to it, and tells recall against cost.";
+
+enum { MOST_SETTINGS = 256 };
+
+static const char *output, *truth_file, *csv_file, *nprobe_list = "1,2,4,8,16";
+static int64_t k = 10;
+static int metric = -1;
+static double recall_target;
+
+static const fgmm_option table[] = {
+    {"-k,--neighbors", FGMM_OPT_COUNT, &k, "K", "neighbours a query (10)"},
+    {"--nprobe", FGMM_OPT_TEXT, &nprobe_list, "LIST",
+     "lists probed a query: one number or several, a search each (1,2,4,8,16)"},
+    {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
+     "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
+    {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
+     "ids and distances: .h5, or .ivecs or .ibin for one nprobe (none)"},
+    {"--csv", FGMM_OPT_TEXT, &csv_file, "FILE", "write the table there, too (none)"},
+    FGMM_METRIC_OPTION(metric, "the index's"),
+    {"--recall-target", FGMM_OPT_REAL, &recall_target, "T", "not part of this version"},
+    {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
+};
+
+/* All that a run reads and makes. */
+struct run {
+    fgmm_index *index;
+    float *queries; /* [n][dim] */
+    int64_t n;
+    int32_t k;
+    int settings;
+    int32_t nprobe[MOST_SETTINGS];
+    fgmm_knn truth;
+    int64_t *ids; /* [settings][n][k] */
+    float *distances;
+    fgmm_search_report reports[MOST_SETTINGS];
+};
+
+static fgmm_status parse_nprobe(struct run *run)
+{
+    char text[32];
+    for (const char *at = nprobe_list; *at != '\0';) {
+        size_t length = strcspn(at, ",");
+        int64_t value = 0;
+        snprintf(text, sizeof text, "%.*s", (int)length, at);
+        if (length >= sizeof text || !fgmm__parse_count(text, &value) || value < 1 || value > INT32_MAX)
+            return fgmm__fail(FGMM_ERR_INPUT, "--nprobe %s: not a list of counts from 1 on, such as 1,2,4",
+                              nprobe_list);
+        if (run->settings == MOST_SETTINGS)
+            return fgmm__fail(FGMM_ERR_INPUT, "--nprobe: more than %d settings", MOST_SETTINGS);
+        run->nprobe[run->settings++] = (int32_t)value;
+        at += length;
+        if (*at == ',')
+            at++;
+    }
+    return run->settings > 0 ? FGMM_OK : fgmm__fail(FGMM_ERR_INPUT, "--nprobe: the list is empty");
+}
+
+static fgmm_status check(struct run *run, int n_arguments)
+{
+    fgmm_status status = FGMM_OK;
+    if (n_arguments < 2)
+        FGMM_FAIL(FGMM_ERR_INPUT, "needs an index and queries: %s", usage);
+    if (recall_target != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--recall-target is not part of this version; give --nprobe");
+    FGMM_TRY(fgmm__cmd_small_count("-k", k, &run->k));
+    FGMM_TRY(parse_nprobe(run));
+    if (output != NULL) {
+        FGMM_TRY(fgmm__results_check(output, run->settings));
+        FGMM_TRY(fgmm__cmd_check_output(output));
+    }
+    if (csv_file != NULL)
+        FGMM_TRY(fgmm__cmd_check_output(csv_file));
+cleanup:
+    return status;
+}
+
+static fgmm_status read_truth(struct run *run)
+{
+    fgmm_status status = FGMM_OK;
+    if (truth_file == NULL)
+        return FGMM_OK;
+    FGMM_TRY(fgmm__knn_read(truth_file, &run->truth));
+    if (run->truth.queries != run->n)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: neighbours of %lld queries, not of %lld", truth_file,
+                  (long long)run->truth.queries, (long long)run->n);
+    if (run->truth.k < run->k && run->truth.k < fgmm_index_rows(run->index))
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: holds %d neighbours a query, -k %d needs as many", truth_file,
+                  run->truth.k, run->k);
+cleanup:
+    return status;
+}
+
+static fgmm_status open_inputs(struct run *run, const char **arguments, int n_arguments)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(check(run, n_arguments));
+    FGMM_TRY(fgmm_index_open(arguments[0], &run->index));
+    FGMM_TRY(fgmm__index_need_vectors(run->index));
+    if (metric >= 0 && (fgmm_metric)metric != fgmm_index_metric(run->index))
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: built with --metric %s", arguments[0],
+                  fgmm_metric_name(fgmm_index_metric(run->index)));
+    FGMM_TRY(fgmm__cmd_read_queries(arguments + 1, n_arguments - 1, fgmm_index_metric(run->index),
+                                    fgmm_index_dim(run->index), arguments[0], &run->queries, &run->n));
+    FGMM_TRY(read_truth(run));
+    int64_t kept = output != NULL ? run->settings : 1;
+    FGMM_ALLOC(run->ids, kept * run->n * run->k, "results");
+    FGMM_ALLOC(run->distances, kept * run->n * run->k, "results");
+cleanup:
+    return status;
+}
+
+/* ---- what the user sees ---- */
+
+struct line {
+    int32_t nprobe;
+    double recall; /* < 0: unknown */
+    double scanned, distinct, queries_per_second;
+};
+
+static void print_head(const struct run *run)
+{
+    printf("%8s  %-9s  %14s  %14s  %12s\n", "nprobe", run->truth.ids != NULL ? "recall" : "", "scanned/query",
+           "distinct/query", "queries/s");
+}
+
+static void print_line(const struct line *line)
+{
+    char recall[16] = "-";
+    if (line->recall >= 0)
+        snprintf(recall, sizeof recall, "%.4f", line->recall);
+    printf("%8d  %-9s  %14.1f  %14.1f  %12.0f\n", line->nprobe, recall, line->scanned, line->distinct,
+           line->queries_per_second);
+    fflush(stdout);
+}
+
+static void log_line(const struct run *run, const struct line *line)
+{
+    cJSON *event = fgmm__event_new("search");
+    cJSON_AddNumberToObject(event, "k", run->k);
+    cJSON_AddNumberToObject(event, "queries", (double)run->n);
+    cJSON_AddNumberToObject(event, "nprobe", line->nprobe);
+    if (line->recall >= 0)
+        cJSON_AddNumberToObject(event, "recall", line->recall);
+    cJSON_AddNumberToObject(event, "scanned", line->scanned);
+    cJSON_AddNumberToObject(event, "distinct", line->distinct);
+    cJSON_AddNumberToObject(event, "queries_per_second", line->queries_per_second);
+    fgmm__event_emit(event);
+}
+
+static fgmm_status write_csv(const struct run *run, const struct line *lines)
+{
+    FILE *file = fopen(csv_file, "w");
+    if (file == NULL)
+        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
+    fprintf(file, "nprobe,recall@%d,scanned,distinct,queries_per_second\n", run->k);
+    for (int i = 0; i < run->settings; i++) {
+        fprintf(file, "%d,", lines[i].nprobe);
+        if (lines[i].recall >= 0)
+            fprintf(file, "%.6f", lines[i].recall);
+        fprintf(file, ",%.3f,%.3f,%.1f\n", lines[i].scanned, lines[i].distinct, lines[i].queries_per_second);
+    }
+    bool failed = ferror(file) != 0;
+    if (fclose(file) != 0 || failed)
+        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
+    return FGMM_OK;
+}
+
+static fgmm_status search_all(struct run *run, fgmm_searcher *searcher, struct line *lines)
+{
+    fgmm_status status = FGMM_OK;
+    bool speaker = fgmm_comm_rank(fgmm__cmd_comm()) == 0;
+    if (speaker)
+        print_head(run);
+    for (int i = 0; i < run->settings; i++) {
+        int64_t at = output != NULL ? i * run->n * run->k : 0;
+        fgmm_search_report *report = &run->reports[i];
+        FGMM_TRY(fgmm__searcher_run(searcher, run->queries, run->n, run->k, run->nprobe[i], run->ids + at,
+                                    run->distances + at, report));
+        double recall = run->truth.ids == NULL
+                            ? -1
+                            : fgmm__recall(run->ids + at, run->k, run->truth.ids, run->truth.k, run->n);
+        lines[i] = (struct line){run->nprobe[i], recall, report->scanned, report->distinct,
+                                 (double)run->n / report->seconds};
+        if (speaker) {
+            print_line(&lines[i]);
+            log_line(run, &lines[i]);
+        }
+    }
+cleanup:
+    return status;
+}
+
+static void log_end(const struct run *run, const struct line *lines)
+{
+    cJSON *event = fgmm__event_new("end");
+    double seconds = 0;
+    for (int i = 0; i < run->settings; i++)
+        seconds += (double)run->n / lines[i].queries_per_second;
+    cJSON_AddStringToObject(event, "command", "search");
+    cJSON_AddNumberToObject(event, "queries", (double)run->n);
+    cJSON_AddNumberToObject(event, "seconds", seconds);
+    fgmm__event_emit(event);
+}
+
+static fgmm_status write_outputs(const struct run *run, const struct line *lines)
+{
+    fgmm_status status = FGMM_OK;
+    if (output != NULL)
+        FGMM_TRY(fgmm__results_write(output, run->settings, run->n, run->k, run->ids, run->distances));
+    if (csv_file != NULL)
+        FGMM_TRY(write_csv(run, lines));
+    log_end(run, lines);
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cmd_search(int argc, char **argv)
+{
+    fgmm_status status = FGMM_OK;
+    const char **arguments = NULL;
+    int n_arguments = 0;
+    bool done;
+    static struct run run;
+    struct line lines[MOST_SETTINGS];
+    fgmm_searcher *searcher = NULL;
+    FGMM_ALLOC(arguments, argc, "arguments");
+    FGMM_TRY(fgmm__cmd_parse(argc, argv, usage, description, table, arguments, &n_arguments, &done));
+    if (done)
+        goto cleanup;
+    fgmm_comm *comm = fgmm__cmd_comm();
+    FGMM_TRY(fgmm__comm_agree(comm, open_inputs(&run, arguments, n_arguments)));
+    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
+    FGMM_TRY(fgmm__cmd_start_event("search", NULL, run.n * (rank + 1) / size - run.n * rank / size, NULL));
+    FGMM_TRY(fgmm__searcher_create(comm, run.index, (fgmm_backend_kind)fgmm__globals()->backend,
+                                   fgmm__cmd_threads(), &searcher));
+    FGMM_TRY(search_all(&run, searcher, lines));
+    if (rank == 0)
+        status = write_outputs(&run, lines);
+cleanup:
+    fgmm__searcher_destroy(searcher);
+    fgmm_index_close(run.index);
+    fgmm__knn_free(&run.truth);
+    free(run.queries);
+    free(run.ids);
+    free(run.distances);
+    free(arguments);
+    return status;
+}

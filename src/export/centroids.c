@@ -1,0 +1,26 @@
+#include "export/centroids.h"
+
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "io/writer.h"
+
+fgmm_status fgmm__export_centroids(const fgmm_model *model, const char *path)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_writer *writer = NULL;
+    float *rows = NULL;
+    int32_t k = fgmm_model_k(model), dim = fgmm_model_dim(model);
+    const double *means = fgmm_model_means(model);
+    FGMM_ALLOC(rows, (size_t)k * (size_t)dim, "centroids");
+    for (size_t i = 0; i < (size_t)k * (size_t)dim; i++)
+        rows[i] = (float)means[i];
+    FGMM_TRY(fgmm__writer_open(path, k, dim, FGMM_F32, &writer));
+    FGMM_TRY(fgmm__writer_append(writer, rows, k));
+    status = fgmm__writer_finish(writer);
+    writer = NULL;
+cleanup:
+    fgmm__writer_abandon(writer);
+    free(rows);
+    return status;
+}

@@ -1,0 +1,105 @@
+#include "ivf/assign.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+fgmm_status fgmm__check_model(const fgmm_dataset *dataset, const fgmm_model *model)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t k = fgmm_model_k(model), dim = fgmm_model_dim(model);
+    const double *means = fgmm_model_means(model);
+    if (dim != fgmm_dataset_dim(dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT, "the model has dimension %d, the data (%s) %d: fit a model to these data",
+                  dim, fgmm_dataset_name(dataset), fgmm_dataset_dim(dataset));
+    if (fgmm_model_metric(model) != fgmm_dataset_metric(dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "the model was fitted with --metric %s, not %s: give the same metric or fit again",
+                  fgmm_metric_name(fgmm_model_metric(model)), fgmm_metric_name(fgmm_dataset_metric(dataset)));
+    if (fgmm_dataset_rows(dataset) < 1)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: no rows", fgmm_dataset_name(dataset));
+    if (k < 1)
+        FGMM_FAIL(FGMM_ERR_INPUT, "the model has no components");
+    for (size_t i = 0; i < (size_t)k * (size_t)dim; i++)
+        if (!isfinite(means[i]))
+            FGMM_FAIL(FGMM_ERR_INPUT, "the model's mean %zu is not finite (column %zu)", i / (size_t)dim,
+                      i % (size_t)dim);
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, int32_t top,
+                                  fgmm_assigner **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_assigner *assigner = NULL;
+    fgmm_backend *backend = place->backend;
+    FGMM_ALLOC(assigner, 1, "assignments");
+    assigner->place = place;
+    assigner->top = top;
+    FGMM_TRY(fgmm__components_create(model, false, NULL, NULL, &assigner->components));
+    FGMM_TRY(backend->ops->assign_begin(backend, assigner->components, top));
+    FGMM_TRY(fgmm__shard_start(place->shard));
+    *out = assigner;
+    assigner = NULL;
+cleanup:
+    fgmm__assigner_destroy(assigner);
+    return status;
+}
+
+static void free_arrays(fgmm_assigner *assigner)
+{
+    free(assigner->labels);
+    free(assigner->responsibilities);
+    free(assigner->log_density);
+    assigner->labels = NULL;
+    assigner->responsibilities = NULL;
+    assigner->log_density = NULL;
+}
+
+void fgmm__assigner_destroy(fgmm_assigner *assigner)
+{
+    if (assigner == NULL)
+        return;
+    free_arrays(assigner);
+    fgmm__components_destroy(assigner->components);
+    free(assigner);
+}
+
+static fgmm_status make_room(fgmm_assigner *assigner, int64_t rows)
+{
+    fgmm_status status = FGMM_OK;
+    if (rows <= assigner->capacity)
+        return FGMM_OK;
+    free_arrays(assigner);
+    assigner->capacity = 0;
+    FGMM_ALLOC(assigner->labels, rows * assigner->top, "assignments");
+    FGMM_ALLOC(assigner->responsibilities, rows * assigner->top, "assignments");
+    FGMM_ALLOC(assigner->log_density, rows, "assignments");
+    assigner->capacity = rows;
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__assigner_next(fgmm_assigner *assigner)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_backend *backend = assigner->place->backend;
+    FGMM_TRY(fgmm__shard_next(assigner->place->shard, &assigner->tile));
+    if (assigner->tile.rows == 0)
+        goto cleanup;
+    FGMM_TRY(make_room(assigner, assigner->tile.rows));
+    FGMM_TRY(backend->ops->assign_tile(backend, &assigner->tile, assigner->labels, assigner->responsibilities,
+                                       assigner->log_density));
+cleanup:
+    return status;
+}
+
+int32_t fgmm__assigner_kept(const fgmm_assigner *assigner, int64_t i, double tau)
+{
+    const int32_t *labels = assigner->labels + i * assigner->top;
+    const float *share = assigner->responsibilities + i * assigner->top;
+    int32_t kept = 1;
+    while (kept < assigner->top && labels[kept] >= 0 && (double)share[kept] >= tau)
+        kept++;
+    return kept;
+}

@@ -1,0 +1,377 @@
+/* Building an index. Pass 1 assigns every row; counts and a scan over ranks then give each posting its
+ * number, which is its place in the file. Pass 2 sends the rows to the ranks that own these places and writes
+ * them.
+ *
+ * Postings are numbered list by list and, within a list, by row, so the file does not depend on the number of
+ * ranks. Rank r owns the postings [r*region, (r+1)*region) and writes them window by window, in as many
+ * passes over the rows as there are windows: one where a region fits in memory. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "data/memory.h"
+#include "ivf/assign.h"
+#include "ivf/exchange.h"
+#include "ivf/index.h"
+#include "ivf/labels.h"
+
+enum { EXCHANGE_BYTES = 64 << 20, LEAST_WINDOW_BYTES = 64 << 20 };
+
+/* What travels with each row; the row's bytes follow. */
+typedef struct {
+    int64_t posting;
+    int64_t id : 63;
+    uint64_t primary : 1; /* the row's most likely list */
+} item_header;
+
+struct build {
+    fgmm_comm *comm;
+    const fgmm_dataset *dataset;
+    const fgmm_model *model;
+    const fgmm_build_options *options;
+    fgmm_build_report report;
+    fgmm_workplace place;
+    int32_t k;
+    double tau;
+    bool multi;
+    size_t row_bytes; /* 0: vectors are not stored */
+    fgmm_labels *labels;
+    int64_t *counts;                  /* [k] postings of this rank in each list */
+    int64_t *first;                   /* [k] posting number of this rank's first one in each list */
+    uint64_t *offsets;                /* [k+1] */
+    uint64_t *hashes;                 /* [k] this rank's share of the lists' hashes, then the whole */
+    int64_t postings, region, window; /* in all; owned by a rank; written at once */
+    fgmm_exchange *exchange;
+    fgmm_index_writer *writer;
+    /* the window being filled: postings [begin, begin + n) */
+    int64_t begin, n;
+    int64_t *ids;
+    uint8_t *primary;
+    char *vectors;
+    /* where packing stands in the pass */
+    fgmm_tile tile;
+    int64_t row, copy, label; /* row of the tile, of its lists, of all labels of the rank */
+    int64_t *cursor;          /* [k] number of the next posting of each list */
+};
+
+void fgmm_build_defaults(fgmm_build_options *options)
+{
+    *options = (fgmm_build_options){.rule = FGMM_ASSIGN_HARD, .tau = -1, .max_lists = 8, .store_vectors = 1};
+}
+
+static fgmm_status check(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_build_options *options = b->options;
+    FGMM_TRY(fgmm__check_model(b->dataset, b->model));
+    b->k = fgmm_model_k(b->model);
+    b->tau = options->tau < 0 ? 1.0 / b->k : options->tau;
+    b->multi = options->rule == FGMM_ASSIGN_TAU;
+    if (!(b->tau <= 1))
+        FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", b->tau);
+    if (options->max_lists < 1 || options->max_lists > FGMM_MAX_TOP)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %d: must be 1 to %d", options->max_lists, FGMM_MAX_TOP);
+    if (options->store_vectors)
+        b->row_bytes =
+            (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
+    FGMM_ALLOC(b->counts, b->k, "list counts");
+    FGMM_ALLOC(b->first, b->k, "list counts");
+    FGMM_ALLOC(b->cursor, b->k, "list counts");
+    FGMM_ALLOC(b->hashes, b->k, "list hashes");
+    FGMM_ALLOC(b->offsets, b->k + 1, "list offsets");
+cleanup:
+    return status;
+}
+
+/* ---- pass 1: assign ---- */
+
+static fgmm_status keep_tile(struct build *b, const fgmm_assigner *assigner)
+{
+    for (int64_t i = 0; i < assigner->tile.rows; i++) {
+        const int32_t *lists = assigner->labels + i * assigner->top;
+        int32_t kept = b->multi ? fgmm__assigner_kept(assigner, i, b->tau) : 1;
+        for (int32_t j = 0; j < kept; j++)
+            b->counts[lists[j]]++;
+        fgmm_status status = fgmm__labels_append(b->labels, lists, kept);
+        if (status != FGMM_OK)
+            return status;
+    }
+    return FGMM_OK;
+}
+
+static fgmm_status assign(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_assigner *assigner = NULL;
+    int64_t rows = fgmm__shard_end(b->place.shard) - fgmm__shard_begin(b->place.shard);
+    fgmm__progress_begin("assign", "rows", rows);
+    FGMM_TRY(fgmm__labels_create(rows, b->multi, &b->labels));
+    FGMM_TRY(fgmm__assigner_create(&b->place, b->model, b->multi ? b->options->max_lists : 1, &assigner));
+    for (;;) {
+        FGMM_TRY(fgmm__assigner_next(assigner));
+        if (assigner->tile.rows == 0)
+            break;
+        FGMM_TRY(keep_tile(b, assigner));
+        fgmm__progress_add(assigner->tile.rows);
+    }
+cleanup:
+    if (status != FGMM_OK)
+        fgmm__comm_announce_failure(b->comm);
+    fgmm__progress_end();
+    fgmm__assigner_destroy(assigner);
+    return fgmm__comm_agree(b->comm, status);
+}
+
+/* ---- numbering the postings ---- */
+
+static int by_size(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void describe_lists(struct build *b, int64_t *sizes)
+{
+    qsort(sizes, (size_t)b->k, sizeof *sizes, by_size);
+    b->report.postings = b->postings;
+    b->report.list_min = sizes[0];
+    b->report.list_median = sizes[b->k / 2];
+    b->report.list_p99 = sizes[(int64_t)b->k * 99 / 100];
+    b->report.list_max = sizes[b->k - 1];
+}
+
+static fgmm_status number_postings(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    int64_t *sizes = b->cursor; /* free until pass 2 */
+    memcpy(sizes, b->counts, (size_t)b->k * sizeof *sizes);
+    FGMM_TRY(fgmm__comm_sum_i64(b->comm, sizes, (size_t)b->k));
+    FGMM_TRY(fgmm__comm_exscan_i64(b->comm, b->counts, b->first, (size_t)b->k));
+    for (int32_t j = 0; j < b->k; j++) {
+        b->first[j] += (int64_t)b->offsets[j];
+        b->offsets[j + 1] = b->offsets[j] + (uint64_t)sizes[j];
+    }
+    b->postings = (int64_t)b->offsets[b->k];
+    describe_lists(b, sizes);
+cleanup:
+    return status;
+}
+
+/* Postings a rank writes at once, the same on all: bounded by the caller's word, or by half of what memory is
+ * left. */
+static fgmm_status size_windows(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    int64_t posting_bytes = (int64_t)(b->row_bytes + sizeof *b->ids + sizeof *b->primary);
+    int64_t bytes = b->options->window_bytes, cap = b->options->resources.host_memory_bytes;
+    if (bytes <= 0) {
+        bytes = fgmm__memory_available() / fgmm__comm_node_size(b->comm) / 2;
+        if (cap > 0 && bytes > cap / 2)
+            bytes = cap / 2;
+        if (cap <= 0 && bytes < LEAST_WINDOW_BYTES)
+            bytes = LEAST_WINDOW_BYTES;
+    }
+    int ranks = fgmm_comm_size(b->comm);
+    b->region = (b->postings + ranks - 1) / ranks;
+    int64_t negative = -(bytes / posting_bytes); /* the least over ranks is minus the largest of these */
+    FGMM_TRY(fgmm__comm_max_i64(b->comm, &negative, 1));
+    b->window = -negative < 1 ? 1 : -negative;
+    if (b->window > b->region)
+        b->window = b->region;
+    b->report.windows = (b->region + b->window - 1) / b->window;
+cleanup:
+    return status;
+}
+
+static fgmm_status make_room(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    int64_t bytes = b->options->exchange_bytes, cap = b->options->resources.host_memory_bytes;
+    if (bytes <= 0)
+        bytes = cap > 0 && cap / 8 < EXCHANGE_BYTES ? cap / 8 : EXCHANGE_BYTES;
+    FGMM_ALLOC(b->ids, b->window, "a window of the index");
+    if (b->multi)
+        FGMM_ALLOC(b->primary, b->window, "a window of the index");
+    FGMM_TRY(fgmm__alloc((size_t)b->window, b->row_bytes, "a window of the index", (void **)&b->vectors));
+    FGMM_TRY(fgmm__exchange_create(b->comm, sizeof(item_header) + b->row_bytes, bytes, &b->exchange));
+cleanup:
+    return status;
+}
+
+static fgmm_status create_file(struct build *b, const char *path)
+{
+    fgmm_index_layout layout = {
+        .model = b->model,
+        .dtype = fgmm_dataset_dtype(b->dataset),
+        .rows = fgmm_dataset_rows(b->dataset),
+        .postings = b->postings,
+        .rule = b->options->rule,
+        .tau = b->tau,
+        .max_lists = b->options->max_lists,
+        .vectors = b->row_bytes > 0,
+        .offsets = b->offsets,
+    };
+    return fgmm__index_create(b->comm, path, &layout, &b->writer);
+}
+
+/* ---- pass 2: exchange and write ---- */
+
+/* Puts one posting into the exchange; false when its owner's share of the round is full. */
+static bool pack_posting(struct build *b, int32_t list, int64_t posting)
+{
+    char *slot = fgmm__exchange_slot(b->exchange, (int)(posting / b->region));
+    if (slot == NULL)
+        return false;
+    const char *row = (const char *)b->tile.data + (size_t)b->row * b->row_bytes;
+    item_header header = {.posting = posting, .id = b->tile.begin + b->row, .primary = b->copy == 0};
+    memcpy(slot, &header, sizeof header);
+    memcpy(slot + sizeof header, row, b->row_bytes);
+    if (b->row_bytes > 0)
+        b->hashes[list] += fgmm__row_hash(row, b->row_bytes, (uint64_t)posting - b->offsets[list]);
+    return true;
+}
+
+/* Packs postings of window number `window` of every owner until a share is full or the pass is over, going on
+ * where the last call stopped. */
+static fgmm_status pack(struct build *b, int64_t window, bool *over)
+{
+    *over = false;
+    for (;;) {
+        for (; b->row < b->tile.rows; b->row++, b->copy = 0) {
+            int64_t in_shard = b->tile.begin + b->row - fgmm__shard_begin(b->place.shard);
+            for (; b->copy < fgmm__labels_count(b->labels, in_shard); b->copy++, b->label++) {
+                int32_t list = b->labels->lists[b->label];
+                int64_t posting = b->cursor[list];
+                if (posting % b->region / b->window == window && !pack_posting(b, list, posting))
+                    return FGMM_OK;
+                b->cursor[list]++;
+            }
+        }
+        fgmm__progress_add(b->tile.rows);
+        fgmm_status status = fgmm__shard_next(b->place.shard, &b->tile);
+        b->row = 0;
+        *over = status == FGMM_OK && b->tile.rows == 0;
+        if (status != FGMM_OK || *over)
+            return status;
+    }
+}
+
+/* Puts received postings at their places in the window. */
+static void place(struct build *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const char *item = b->exchange->receive + (size_t)i * b->exchange->item_bytes;
+        item_header header;
+        memcpy(&header, item, sizeof header);
+        int64_t at = header.posting - b->begin;
+        b->ids[at] = header.id;
+        if (b->multi)
+            b->primary[at] = header.primary;
+        memcpy(b->vectors + (size_t)at * b->row_bytes, item + sizeof header, b->row_bytes);
+    }
+}
+
+static fgmm_status exchange_window(struct build *b, int64_t window)
+{
+    fgmm_status status = FGMM_OK;
+    bool over = false, any_more = true;
+    int64_t received;
+    memcpy(b->cursor, b->first, (size_t)b->k * sizeof *b->cursor);
+    b->tile = (fgmm_tile){0};
+    b->row = b->copy = b->label = 0;
+    FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__shard_start_host(b->place.shard)));
+    while (any_more) {
+        status = over ? fgmm__comm_tick(b->comm) : pack(b, window, &over);
+        if (status != FGMM_OK)
+            fgmm__comm_announce_failure(b->comm);
+        FGMM_TRY(fgmm__comm_agree(b->comm, status));
+        FGMM_TRY(fgmm__exchange_round(b->exchange, !over, &received, &any_more));
+        place(b, received);
+    }
+cleanup:
+    return status;
+}
+
+static fgmm_status write_windows(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    int64_t mine = fgmm_comm_rank(b->comm) * b->region, end = mine + b->region;
+    if (mine > b->postings)
+        mine = b->postings;
+    if (end > b->postings)
+        end = b->postings;
+    int64_t rows = fgmm__shard_end(b->place.shard) - fgmm__shard_begin(b->place.shard);
+    fgmm__progress_begin("write", "rows", rows * b->report.windows);
+    for (int64_t window = 0; window < b->report.windows; window++) {
+        double start = fgmm__seconds();
+        b->begin = mine + window * b->window < end ? mine + window * b->window : end;
+        b->n = end - b->begin < b->window ? end - b->begin : b->window;
+        FGMM_TRY(exchange_window(b, window));
+        double exchanged = fgmm__seconds();
+        FGMM_TRY(fgmm__index_write(b->writer, b->begin, b->n, b->window, b->ids, b->primary, b->vectors));
+        b->report.exchange_seconds += exchanged - start;
+        b->report.write_seconds += fgmm__seconds() - exchanged;
+    }
+    b->report.rounds = b->exchange->rounds;
+cleanup:
+    fgmm__progress_end();
+    return status;
+}
+
+static fgmm_status finish(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    double start = fgmm__seconds();
+    fgmm_index_writer *writer = b->writer;
+    FGMM_TRY(fgmm__comm_sum_i64(b->comm, (int64_t *)b->hashes, (size_t)b->k));
+    b->writer = NULL;
+    FGMM_TRY(fgmm__index_finish(writer, b->hashes, &b->report.bytes_written));
+    FGMM_TRY(fgmm__comm_bcast(b->comm, &b->report.bytes_written, sizeof b->report.bytes_written, 0));
+    b->report.write_seconds += fgmm__seconds() - start;
+cleanup:
+    return status;
+}
+
+static void release(struct build *b)
+{
+    fgmm__index_abandon(b->writer);
+    fgmm__exchange_destroy(b->exchange);
+    fgmm__labels_destroy(b->labels);
+    fgmm__workplace_close(&b->place);
+    free(b->counts);
+    free(b->first);
+    free(b->cursor);
+    free(b->offsets);
+    free(b->hashes);
+    free(b->ids);
+    free(b->primary);
+    free(b->vectors);
+}
+
+fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                       const char *path, const fgmm_build_options *options, fgmm_build_report *report)
+{
+    fgmm_status status = FGMM_OK;
+    struct build b = {.comm = comm, .dataset = dataset, .model = model, .options = options};
+    double start = fgmm__seconds();
+    FGMM_TRY(fgmm__comm_agree(comm, check(&b)));
+    FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model), b.k,
+                                  &b.place));
+    FGMM_TRY(assign(&b));
+    b.report.assign_seconds = fgmm__seconds() - start;
+    FGMM_TRY(number_postings(&b));
+    FGMM_TRY(size_windows(&b));
+    FGMM_TRY(fgmm__comm_agree(comm, make_room(&b)));
+    FGMM_TRY(create_file(&b, path));
+    FGMM_TRY(write_windows(&b));
+    snprintf(b.report.residency, sizeof b.report.residency, "%s", fgmm__shard_where(b.place.shard));
+    FGMM_TRY(finish(&b));
+    b.report.seconds = fgmm__seconds() - start;
+    if (report != NULL)
+        *report = b.report;
+cleanup:
+    release(&b);
+    return fgmm__stopped_without_trace(status, path);
+}

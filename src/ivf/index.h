@@ -1,0 +1,99 @@
+/* The index file: how it lies on disk, writing it from all ranks, reading it list by list.
+ *
+ *   attributes   format="fgmm-ivf", version, metric, dtype, dim, n_rows, n_postings, assign, tau, max_lists
+ *   centroids    f32 [K][D]
+ *   list_offsets u64 [K+1]     list j holds postings list_offsets[j] .. list_offsets[j+1]-1, ordered by id
+ *   list_hashes  u64 [K]       sum over the list (mod 2^64) of xxh3(row's bytes, seed = place in the list);
+ * with vectors only ids          i64 [P] primary      u8  [P]       1: the row's most likely list; where rows
+ * may be in several lists only vectors      dtype [P][D]  absent when only ids are stored model/       the
+ * model
+ */
+#ifndef FGMM_IVF_INDEX_H
+#define FGMM_IVF_INDEX_H
+
+#include <stdbool.h>
+#include "comm/comm.h"
+#include "fgmm/ivf.h"
+
+enum { FGMM_INDEX_VERSION = 1 };
+
+struct fgmm_index {
+    char *path;
+    int file;                   /* for reading vectors */
+    const unsigned char *bytes; /* the whole file, mapped */
+    size_t size_bytes;
+    fgmm_metric metric;
+    fgmm_dtype dtype;
+    int64_t rows, postings;
+    int32_t k, dim;
+    bool multi;                              /* a row may be in several lists */
+    uint64_t *offsets;                       /* [k+1] */
+    uint64_t *hashes;                        /* [k], NULL without vectors */
+    float *centroids;                        /* [k][dim] */
+    uint64_t ids_at, primary_at, vectors_at; /* bytes from the start of the file; 0: absent */
+};
+
+static inline uint64_t fgmm__index_list_size(const fgmm_index *index, int32_t list)
+{
+    return index->offsets[list + 1] - index->offsets[list];
+}
+
+int64_t fgmm__index_id(const fgmm_index *index, uint64_t posting);
+bool fgmm__index_primary(const fgmm_index *index,
+                         uint64_t posting); /* the row's first list (always, where rows are in one) */
+/* Refuses an index that stores ids alone. */
+fgmm_status fgmm__index_need_vectors(const fgmm_index *index);
+
+/* What one row adds to the hash of its list. */
+uint64_t fgmm__row_hash(const void *row, size_t bytes, uint64_t place_in_list);
+
+/* Reading lists in pieces of bounded size; a list's hash is checked when it has been read whole for the first
+ * time. Local. FGMM_TRY(fgmm__lists_start(lists, j)); for (;;) { FGMM_TRY(fgmm__lists_next(lists)); if
+ * (lists->n == 0) break; ... } */
+typedef struct {
+    const fgmm_index *index;
+    int64_t capacity; /* postings a piece */
+    int64_t n;        /* postings of this piece; 0: the list is over */
+    void *vectors;    /* [n][dim] of the index's dtype */
+    int64_t *ids;     /* [n] */
+    int32_t list;
+    uint64_t at; /* first posting of the next piece */
+    uint64_t hash;
+    bool *verified; /* [k] */
+} fgmm_lists;
+fgmm_status fgmm__lists_create(const fgmm_index *index, fgmm_lists **out);
+void fgmm__lists_destroy(fgmm_lists *lists); /* accepts NULL */
+void fgmm__lists_start(fgmm_lists *lists, int32_t list);
+fgmm_status fgmm__lists_next(fgmm_lists *lists);
+
+/* ---- writing ---- */
+
+/* What an index is made of beside its postings. */
+typedef struct {
+    const fgmm_model *model;
+    fgmm_dtype dtype;
+    int64_t rows, postings;
+    fgmm_assign_rule rule;
+    double tau;
+    int32_t max_lists;
+    bool vectors;
+    const uint64_t *offsets; /* [k+1] */
+} fgmm_index_layout;
+
+typedef struct fgmm_index_writer fgmm_index_writer;
+
+/* Collective. Lays out the file beside `path`, reserves its space on disk and opens it on all ranks.
+ * FGMM_ERR_RUNTIME when there is no space. */
+fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_index_layout *layout,
+                               fgmm_index_writer **out);
+/* Collective: postings [begin, begin+n) of this rank (n may be 0); no rank brings more than `most`, the same
+ * number on all. primary and vectors may be NULL where the layout has none. */
+fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
+                              const int64_t *ids, const uint8_t *primary, const void *vectors);
+/* Collective: hashes [k], whole on rank 0; seals, renames. The writer is gone afterwards, and the file too on
+ * failure. */
+fgmm_status fgmm__index_finish(fgmm_index_writer *writer, const uint64_t *hashes, int64_t *file_bytes);
+/* Collective: removes what was written; accepts NULL. */
+void fgmm__index_abandon(fgmm_index_writer *writer);
+
+#endif

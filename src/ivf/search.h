@@ -1,0 +1,21 @@
+/* Searching an index with several settings, the backend opened once. */
+#ifndef FGMM_IVF_SEARCH_H
+#define FGMM_IVF_SEARCH_H
+
+#include "ivf/index.h"
+
+typedef struct fgmm_searcher fgmm_searcher;
+
+/* Collective. The index stays the caller's. */
+fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
+                                  int threads, fgmm_searcher **out);
+void fgmm__searcher_destroy(fgmm_searcher *searcher); /* accepts NULL */
+/* Collective. As fgmm_search. */
+fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                               int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report);
+
+/* Share of the true k neighbours that were found: mean over queries. found: [n][k]; truth: [n][truth_k], its
+ * first k count (entries of -1 do not). */
+double fgmm__recall(const int64_t *found, int32_t k, const int64_t *truth, int32_t truth_k, int64_t n);
+
+#endif

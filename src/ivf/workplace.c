@@ -1,0 +1,60 @@
+#define _GNU_SOURCE /* sched_getaffinity */
+
+#include "ivf/workplace.h"
+
+#include <sched.h>
+#include <string.h>
+
+static int threads_of(const fgmm_resources *resources)
+{
+    cpu_set_t mask;
+    if (resources->threads > 0)
+        return resources->threads;
+    return sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
+}
+
+fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
+                                 const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
+                                 fgmm_workplace *place)
+{
+    fgmm_status status = FGMM_OK;
+    *place = (fgmm_workplace){.comm = comm};
+    FGMM_TRY(fgmm__comm_agree(comm, fgmm__device_open(comm, resources->backend, &place->device)));
+    FGMM_TRY(fgmm__comm_agree(
+        comm, fgmm__backend_create(comm, place->device, threads_of(resources), &place->backend)));
+    if (dataset == NULL)
+        goto cleanup;
+    fgmm_shard_options options = {
+        .residency = resources->residency,
+        .device_memory_bytes = resources->device_memory_bytes,
+        .host_memory_bytes = resources->host_memory_bytes,
+        .tile_rows = resources->tile_rows,
+        .backend_bytes =
+            place->backend->ops->workspace_bytes(shape, FGMM_MOMENT_NONE, k, fgmm_dataset_dim(dataset)),
+    };
+    FGMM_TRY(
+        fgmm__comm_agree(comm, fgmm__shard_create(dataset, comm, place->device, &options, &place->shard)));
+    FGMM_TRY(fgmm__comm_agree(comm, fgmm__shard_load(place->shard, NULL, NULL)));
+cleanup:
+    if (status != FGMM_OK)
+        fgmm__workplace_close(place);
+    return status;
+}
+
+void fgmm__workplace_close(fgmm_workplace *place)
+{
+    fgmm__shard_destroy(place->shard);
+    fgmm__backend_destroy(place->backend);
+    fgmm__device_close(place->device);
+    memset(place, 0, sizeof *place);
+}
+
+fgmm_status fgmm__stopped_without_trace(fgmm_status status, const char *what)
+{
+    if (status != FGMM_STOPPED)
+        return status;
+    fgmm_error_clear();
+    return fgmm__fail(FGMM_ERR_RUNTIME,
+                      "stopped on request before %s was whole; nothing was written, run the same line again",
+                      what);
+}
