@@ -102,9 +102,12 @@ static bool check_host_pass(fgmm_shard *shard, const fgmm_dataset *dataset)
     char *truth = malloc((size_t)(end - begin) * row_bytes + 1);
     bool ok =
         fgmm_dataset_read(dataset, begin, end, truth) == FGMM_OK && fgmm__shard_start_host(shard) == FGMM_OK;
-    fgmm_tile tile = {.rows = 1};
-    while (ok && tile.rows > 0) {
-        ok &= fgmm__shard_next(shard, &tile) == FGMM_OK && tile.begin == row && row + tile.rows <= end;
+    fgmm_tile tile;
+    while (ok) {
+        ok &= fgmm__shard_next(shard, &tile) == FGMM_OK;
+        if (!ok || tile.rows == 0)
+            break;
+        ok &= tile.begin == row && row + tile.rows <= end;
         ok = ok &&
              memcmp(tile.data, truth + (size_t)(row - begin) * row_bytes, (size_t)tile.rows * row_bytes) == 0;
         row += tile.rows;
