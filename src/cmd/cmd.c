@@ -124,18 +124,21 @@ fgmm_status fgmm__cmd_parse(int argc, char **argv, const char *usage, const char
                             bool *done)
 {
     *done = false;
-    fgmm_status status =
+    fgmm_status status = FGMM_OK;
+    fgmm_status parsed =
         fgmm__options_parse(argc - 1, argv + 1, table, global_table, positionals, n_positionals);
-    if (status == FGMM_OK && !globals.help)
-        status = check_globals();
+    if (parsed == FGMM_OK && !globals.help)
+        parsed = check_globals();
 
     /* The communicator comes first even when parsing failed: ranks started with different lines must hear of
-     * it. */
+     * it, and of a rank that was asked for help alone. */
     double timeout = globals.comm_timeout_seconds > 0 ? globals.comm_timeout_seconds : 300;
     FGMM_TRY(fgmm_comm_create(MPI_COMM_WORLD, timeout, &world));
     int rank = fgmm_comm_rank(world);
-    FGMM_TRY(fgmm__comm_agree(world, status));
-    if (globals.help) {
+    int64_t help = globals.help;
+    FGMM_TRY(fgmm__comm_agree(world, parsed));
+    FGMM_TRY(fgmm__comm_max_i64(world, &help, 1));
+    if (help) {
         if (rank == 0)
             fgmm__options_help(usage, description, table, global_table);
         *done = true;

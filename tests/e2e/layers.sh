@@ -7,17 +7,9 @@ fault() {
     faults=1
 }
 
-# A folder may include itself, its neighbours on the same line, and those of the lines above.
-levels='base
-comm device
-io
-data model
-backend
-init em ivf
-checkpoint export
-fit
-cmd'
-level() { grep -nw -- "$1" <<<"$levels" | cut -d: -f1; }
+# A folder may include itself, its neighbours of the same level, and those of lower levels.
+declare -A level=([base]=0 [comm]=1 [device]=1 [io]=2 [data]=3 [model]=3 [backend]=4 [init]=5 [em]=5 [ivf]=5
+    [checkpoint]=6 [export]=6 [fit]=7 [cmd]=8)
 
 folders=(src)
 [ -d kernels ] && folders+=(kernels)
@@ -39,7 +31,7 @@ while IFS=: read -r file line target; do
             [ "$from" = backend ] || fault "$file:$line: only backend/ knows kernels/"
             continue
         fi
-        above=$(level "$from") below=$(level "$to")
+        above=${level[$from]:-} below=${level[$to]:-}
         if [ -z "$above" ]; then
             fault "$file: the folder $from has no place among the layers"
         elif [ -z "$below" ]; then
