@@ -25,6 +25,9 @@ const fgmm_command fgmm__commands[] = {
     {"groundtruth", "find the exact nearest rows of queries", fgmm__cmd_groundtruth},
     {"export", "write an index for FAISS, or a model's centroids", fgmm__cmd_export},
     {"bench", "time the parts against what the machine can do", fgmm__cmd_bench},
+    {"convert", "write rows in another format or element type", fgmm__cmd_convert},
+    {"info", "say what a file holds", fgmm__cmd_info},
+    {"synth", "write the rows of a known mixture", fgmm__cmd_synth},
     {NULL, NULL, NULL},
 };
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include "io/format.h"
 #include "io/h5.h"
+#include "io/h5_describe.h"
 
 typedef struct {
     fgmm_flat_reader flat;
@@ -39,20 +40,11 @@ static char *file_part(const char *source)
     return dataset ? strndup(source, (size_t)(dataset - 1 - source)) : strdup(source);
 }
 
-/* HDF5's signature stands at the beginning or behind a user block of 512 bytes, 1,024, ... */
-static bool has_signature(const char *path)
-{
-    for (int64_t at = 0; at <= 8192; at = at ? 2 * at : 512)
-        if (fgmm__has_magic(path, at, "\x89HDF\r\n\x1a\n", 8))
-            return true;
-    return false;
-}
-
 static bool h5_probe(const char *source)
 {
     char *path = file_part(source);
-    bool ours = path && (fgmm__has_extension(path, ".h5") || fgmm__has_extension(path, ".hdf5") ||
-                         has_signature(path));
+    bool ours =
+        path && (fgmm__has_extension(path, ".h5") || fgmm__has_extension(path, ".hdf5") || fgmm__is_h5(path));
     free(path);
     return ours;
 }
@@ -185,7 +177,7 @@ static fgmm_status open_locked(const char *source, const char *path, h5_reader *
     bool sealed;
     fgmm_reader *base = &reader->flat.base;
     FGMM_TRY(fgmm__file_open(path, &reader->flat.file));
-    if (!has_signature(path))
+    if (!fgmm__is_h5(path))
         FGMM_FAIL(FGMM_ERR_INPUT,
                   "%s: does not begin as an HDF5 file does; damaged, or another format under this name",
                   path);
