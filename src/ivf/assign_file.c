@@ -1,14 +1,10 @@
 /* fgmm_assign: every rank assigns its rows and writes them into one file. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "io/h5.h"
-#include "io/writer.h"
+#include "io/h5_shared.h"
 #include "ivf/assign.h"
 
 void fgmm_assign_defaults(fgmm_assign_options *options)
@@ -30,63 +26,62 @@ static void exact_add(exact_sum *sum, double value)
 }
 
 struct output {
-    hid_t file, labels, responsibilities, log_prob;
-    char *aside;
-    bool exists;
+    fgmm_h5_shared shared;
+    hid_t labels, responsibilities, log_prob;
+    int64_t rows;
+    int32_t top;
 };
 
-static fgmm_status open_output(struct output *output, fgmm_comm *comm, const char *path, int64_t rows,
-                               int32_t top)
+static fgmm_status lay_out(hid_t file, void *context)
 {
     fgmm_status status = FGMM_OK;
-    hsize_t shape[2] = {(hsize_t)rows, (hsize_t)top};
-    char name[4096] = "";
-    if (fgmm_comm_rank(comm) == 0) {
-        status = fgmm__aside_name(path, &output->aside);
-        if (status == FGMM_OK)
-            snprintf(name, sizeof name, "%s", output->aside);
+    const struct output *output = context;
+    hsize_t shape[2] = {(hsize_t)output->rows, (hsize_t)output->top};
+    const struct {
+        const char *name;
+        hid_t type;
+        int rank;
+    } datasets[] = {{"labels", H5T_NATIVE_INT32, 2},
+                    {"responsibilities", H5T_NATIVE_FLOAT, 2},
+                    {"log_prob", H5T_NATIVE_DOUBLE, 1}};
+    for (int i = 0; i < 3; i++) {
+        hid_t dataset = H5I_INVALID_HID;
+        FGMM_TRY(
+            fgmm__h5_dataset(file, datasets[i].name, datasets[i].type, datasets[i].rank, shape, &dataset));
+        H5Dclose(dataset);
     }
-    FGMM_TRY(fgmm__comm_agree(comm, status));
-    FGMM_TRY(fgmm__comm_bcast(comm, name, sizeof name, 0));
-    output->exists = fgmm_comm_rank(comm) == 0;
-    FGMM_TRY(fgmm__comm_agree(comm, fgmm__h5_create(name, comm, &output->file)));
-    FGMM_TRY(fgmm__comm_agree(
-        comm, fgmm__h5_dataset(output->file, "labels", H5T_NATIVE_INT32, 2, shape, &output->labels)));
-    FGMM_TRY(fgmm__comm_agree(comm, fgmm__h5_dataset(output->file, "responsibilities", H5T_NATIVE_FLOAT, 2,
-                                                     shape, &output->responsibilities)));
-    FGMM_TRY(fgmm__comm_agree(
-        comm, fgmm__h5_dataset(output->file, "log_prob", H5T_NATIVE_DOUBLE, 1, shape, &output->log_prob)));
 cleanup:
     return status;
 }
 
-/* Rows [begin, begin+n): each rank by itself, the places were fixed when the datasets were made. */
-static fgmm_status write_rows(hid_t dataset, hid_t type, int64_t begin, int64_t n, int32_t columns,
-                              const void *data)
+static fgmm_status open_output(struct output *output, fgmm_comm *comm, const char *path)
 {
-    int rank = columns > 0 ? 2 : 1;
-    hsize_t start[2] = {(hsize_t)begin, 0}, count[2] = {(hsize_t)n, (hsize_t)columns};
-    hid_t target = H5Dget_space(dataset), memory = H5Screate_simple(rank, count, NULL);
-    bool written = H5Sselect_hyperslab(target, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
-                   H5Dwrite(dataset, type, memory, target, H5P_DEFAULT, data) >= 0;
-    H5Sclose(memory);
-    H5Sclose(target);
-    return written ? FGMM_OK
-                   : fgmm__fail(FGMM_ERR_RUNTIME, "cannot write assignments (disk full or failing)");
+    enum { HEADERS = 16 << 10 };
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(fgmm__h5_shared_create(comm, path, output->rows * (output->top + 1) * 8 + HEADERS, lay_out,
+                                    output, &output->shared));
+    output->labels = H5Dopen2(output->shared.file, "labels", H5P_DEFAULT);
+    output->responsibilities = H5Dopen2(output->shared.file, "responsibilities", H5P_DEFAULT);
+    output->log_prob = H5Dopen2(output->shared.file, "log_prob", H5P_DEFAULT);
+    if (output->labels < 0 || output->responsibilities < 0 || output->log_prob < 0)
+        status = fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot open its datasets", path);
+    FGMM_TRY(fgmm__comm_agree(comm, status));
+cleanup:
+    return status;
 }
 
-static fgmm_status close_output(struct output *output, fgmm_comm *comm)
+static void close_datasets(struct output *output)
 {
     hid_t *datasets[] = {&output->labels, &output->responsibilities, &output->log_prob};
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         if (*datasets[i] >= 0)
             H5Dclose(*datasets[i]);
-    hid_t file = output->file;
-    output->file = H5I_INVALID_HID;
-    return file < 0 ? FGMM_OK : fgmm__comm_agree(comm, fgmm__h5_close(file, "the assignments"));
+        *datasets[i] = H5I_INVALID_HID;
+    }
 }
 
-/* Applies tau, converts to nats, writes the tile, adds to the sum of log-likelihoods. */
+/* Applies tau, converts to nats, writes the tile, adds to the sum of log-likelihoods. Every rank writes by
+ * itself: the places were fixed when the datasets were made. */
 static fgmm_status write_tile(struct output *output, fgmm_assigner *assigner, double tau, double nats,
                               exact_sum *sum)
 {
@@ -101,10 +96,12 @@ static fgmm_status write_tile(struct output *output, fgmm_assigner *assigner, do
         assigner->log_density[i] *= nats;
         exact_add(sum, assigner->log_density[i]);
     }
-    FGMM_TRY(write_rows(output->labels, H5T_NATIVE_INT32, begin, rows, top, assigner->labels));
-    FGMM_TRY(
-        write_rows(output->responsibilities, H5T_NATIVE_FLOAT, begin, rows, top, assigner->responsibilities));
-    FGMM_TRY(write_rows(output->log_prob, H5T_NATIVE_DOUBLE, begin, rows, 0, assigner->log_density));
+    FGMM_TRY(fgmm__h5_write_rows(output->labels, H5T_NATIVE_INT32, begin, rows, top, assigner->labels,
+                                 H5P_DEFAULT));
+    FGMM_TRY(fgmm__h5_write_rows(output->responsibilities, H5T_NATIVE_FLOAT, begin, rows, top,
+                                 assigner->responsibilities, H5P_DEFAULT));
+    FGMM_TRY(fgmm__h5_write_rows(output->log_prob, H5T_NATIVE_DOUBLE, begin, rows, 0, assigner->log_density,
+                                 H5P_DEFAULT));
 cleanup:
     return status;
 }
@@ -137,7 +134,11 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
 {
     fgmm_status status = FGMM_OK;
     fgmm_workplace place = {0};
-    struct output output = {H5I_INVALID_HID, H5I_INVALID_HID, H5I_INVALID_HID, H5I_INVALID_HID, NULL, false};
+    struct output output = {.labels = H5I_INVALID_HID,
+                            .responsibilities = H5I_INVALID_HID,
+                            .log_prob = H5I_INVALID_HID,
+                            .rows = fgmm_dataset_rows(dataset),
+                            .top = options->top};
     exact_sum sum = {0, 0};
     double start = fgmm__seconds();
     status = fgmm__check_model(dataset, model);
@@ -146,14 +147,11 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
     FGMM_TRY(fgmm__comm_agree(comm, status));
     FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model),
                                   fgmm_model_k(model), &place));
-    FGMM_TRY(open_output(&output, comm, path, fgmm_dataset_rows(dataset), options->top));
+    FGMM_TRY(open_output(&output, comm, path));
     FGMM_TRY(fgmm__comm_agree(comm, assign_rows(&place, model, options, &output, &sum)));
-    FGMM_TRY(close_output(&output, comm));
-    if (output.exists) {
-        status = fgmm__aside_commit(output.aside, path);
-        output.exists = status != FGMM_OK;
-    }
-    FGMM_TRY(fgmm__comm_agree(comm, status));
+    close_datasets(&output);
+    FGMM_TRY(fgmm__h5_shared_close(&output.shared));
+    FGMM_TRY(fgmm__h5_shared_commit(&output.shared));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &sum.whole, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &sum.fraction, 1));
     if (report != NULL) {
@@ -163,12 +161,8 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
         snprintf(report->residency, sizeof report->residency, "%s", fgmm__shard_where(place.shard));
     }
 cleanup:
-    if (status != FGMM_OK) {
-        close_output(&output, comm);
-        if (output.exists)
-            unlink(output.aside);
-    }
-    free(output.aside);
+    close_datasets(&output);
+    fgmm__h5_shared_abandon(&output.shared);
     fgmm__workplace_close(&place);
     return fgmm__stopped_without_trace(status, path);
 }

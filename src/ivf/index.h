@@ -90,9 +90,9 @@ fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_ind
  * number on all. primary and vectors may be NULL where the layout has none. */
 fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
                               const int64_t *ids, const uint8_t *primary, const void *vectors);
-/* Collective: hashes [k], whole on rank 0; seals, renames. The writer is gone afterwards, and the file too on
- * failure. */
-fgmm_status fgmm__index_finish(fgmm_index_writer *writer, const uint64_t *hashes, int64_t *file_bytes);
+/* Collective: hashes [k], whole on rank 0; seals, renames; *bytes (rank 0): the length of the file. The
+ * writer is gone afterwards, and the file too on failure. */
+fgmm_status fgmm__index_finish(fgmm_index_writer *writer, const uint64_t *hashes, int64_t *bytes);
 /* Collective: removes what was written; accepts NULL. */
 void fgmm__index_abandon(fgmm_index_writer *writer);
 
