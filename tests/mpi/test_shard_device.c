@@ -36,7 +36,7 @@ struct fgmm_device {
     stream copies, kernels;
     mood mood;
     uint64_t draws;
-    int64_t taken;
+    int64_t blocks, taken_bytes, peak_bytes; /* blocks of device and host memory, bytes of device memory */
 };
 
 static struct fgmm_device the_device;
@@ -107,27 +107,52 @@ void *fgmm__device_copy_stream(const fgmm_device *device)
     return &the_device.copies;
 }
 
+int64_t fgmm__device_peak_bytes(const fgmm_device *device)
+{
+    return device->peak_bytes;
+}
+
+/* The size stands before the memory, out of the way of its alignment. */
+enum { PREFIX = 64 };
+
 fgmm_status fgmm__device_alloc(fgmm_device *device, size_t bytes, const char *what, void **out)
 {
-    device->taken++;
-    return fgmm__alloc(bytes, 1, what, out);
+    char *block;
+    fgmm_status status = fgmm__alloc(PREFIX + bytes, 1, what, (void **)&block);
+    if (status != FGMM_OK)
+        return status;
+    memcpy(block, &bytes, sizeof bytes);
+    device->blocks++;
+    device->taken_bytes += (int64_t)bytes;
+    if (device->peak_bytes < device->taken_bytes)
+        device->peak_bytes = device->taken_bytes;
+    *out = block + PREFIX;
+    return FGMM_OK;
 }
 
 void fgmm__device_free(fgmm_device *device, void *pointer)
 {
-    if (pointer != NULL)
-        device->taken--;
-    free(pointer);
+    if (pointer == NULL)
+        return;
+    size_t bytes;
+    char *block = (char *)pointer - PREFIX;
+    memcpy(&bytes, block, sizeof bytes);
+    device->blocks--;
+    device->taken_bytes -= (int64_t)bytes;
+    free(block);
 }
 
 fgmm_status fgmm__pinned_alloc(fgmm_device *device, size_t bytes, const char *what, void **out)
 {
-    return fgmm__device_alloc(device, bytes, what, out);
+    fgmm_status status = fgmm__alloc(bytes, 1, what, out);
+    device->blocks += status == FGMM_OK;
+    return status;
 }
 
 void fgmm__pinned_free(fgmm_device *device, void *pointer)
 {
-    fgmm__device_free(device, pointer);
+    device->blocks -= pointer != NULL;
+    free(pointer);
 }
 
 fgmm_status fgmm__device_upload(fgmm_device *device, void *to, const void *from, size_t bytes, void *s)
@@ -189,9 +214,9 @@ int main(int argc, char **argv)
     if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
         return 1;
     for (int m = EAGER; m < N_MOODS; m++) {
-        the_device.mood = (mood)m;
+        the_device = (struct fgmm_device){.mood = (mood)m};
         failed += fgmm_test_shard_on_device(comm, &the_device);
-        failed += the_device.taken != 0; /* all memory was given back */
+        failed += the_device.blocks != 0; /* all memory was given back */
     }
     fgmm_comm_destroy(comm);
     MPI_Finalize();

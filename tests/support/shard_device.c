@@ -171,6 +171,24 @@ static void rows_reach_the_kernels_whole_from_wherever_they_live(void **state)
     }
 }
 
+/* The first case: the peak is of all memory ever taken. */
+static void a_cap_holds_for_all_device_memory_taken(void **state)
+{
+    (void)state;
+    fgmm_dataset *dataset = open_data(FGMM_F32);
+    const fgmm_residency residencies[] = {FGMM_RESIDENCY_STREAM, FGMM_RESIDENCY_HOST, FGMM_RESIDENCY_AUTO};
+    fgmm_shard_options options = {.device_memory_bytes = 5 * (int64_t)FGMM_QUANTUM * DIM * 4};
+    for (int i = 0; i < 3; i++) {
+        options.residency = residencies[i];
+        fgmm_shard *shard = create(dataset, &options);
+        bool ok = fgmm__shard_load(shard, NULL, NULL) == FGMM_OK && check_pass(shard, dataset, INT64_MAX);
+        int64_t peak = fgmm__device_peak_bytes(device);
+        assert_true(on_all_ranks(ok && peak > 0 && peak <= options.device_memory_bytes));
+        fgmm__shard_destroy(shard);
+    }
+    close_data(dataset);
+}
+
 static void passes_on_a_device_may_be_left_at_any_tile(void **state)
 {
     (void)state;
@@ -236,6 +254,7 @@ int fgmm_test_shard_on_device(fgmm_comm *ranks, fgmm_device *on)
     comm = ranks;
     device = on;
     const struct CMUnitTest cases[] = {
+        cmocka_unit_test(a_cap_holds_for_all_device_memory_taken),
         cmocka_unit_test(rows_reach_the_kernels_whole_from_wherever_they_live),
         cmocka_unit_test(passes_on_a_device_may_be_left_at_any_tile),
         cmocka_unit_test(a_nan_ends_the_load_of_a_device_shard),
