@@ -37,7 +37,7 @@ fgmm_status fgmm__cpu_pairs_reserve(fgmm__cpu_pairs *pairs,
                                     size_t more); /* room for n + more; keeps the contents */
 void fgmm__cpu_pairs_free(fgmm__cpu_pairs *pairs);
 
-/* cpu_logits.c: components prepared for products. */
+/* Components prepared for products (cpu_model.c). */
 typedef struct {
     fgmm_covariance shape;
     bool hard;
@@ -59,17 +59,25 @@ typedef struct {
     double slack_constant;
 } fgmm__cpu_model;
 
+/* The shape of work: functions of k alone. */
+int32_t fgmm__cpu_block_rows(int32_t k);
+int32_t fgmm__cpu_chunk(int32_t k);
+
 fgmm_status fgmm__cpu_model_create(const fgmm_components *components, fgmm__cpu_model **out);
 void fgmm__cpu_model_destroy(fgmm__cpu_model *model); /* accepts NULL */
 int64_t fgmm__cpu_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
 
-/* What one thread needs to find the candidates of a block. */
+/* l_k in difference form; y: the row in the space of centres. Not for full. */
+double fgmm__cpu_exact_logit(const fgmm__cpu_model *m, const double *y, int32_t k);
+
+/* What one thread needs to find the candidates of a block (cpu_logits.c). */
 typedef struct {
     int32_t top;
     double *logits;           /* [block_rows][chunk] */
     double *scratch;          /* [block_rows][dim] rows squared, whitened or less a mean */
     double *x2;               /* [block_rows] |x|^2 in the space of centres */
     double *best;             /* [block_rows] running maximum of l */
+    double *limits;           /* [block_rows] below these an l does not matter */
     double *ranked;           /* [block_rows][top] the best l so far, descending (top > 1) */
     int32_t *found;           /* [chunk] */
     fgmm__cpu_pairs gathered; /* by chunk, row, k */

@@ -16,6 +16,11 @@ typedef struct {
     int64_t n_pairs, log_high, log_low;
 } findings;
 
+enum {
+    ROW_BYTES = 16 << 20, /* of a round and thread, as float64 */
+    PAIRS = 1 << 22       /* of a round and thread: 64 MiB */
+};
+
 struct fgmm__cpu_estep {
     fgmm__cpu_model *model;
     fgmm__cpu_sums *sums; /* NULL: the log-likelihood alone */
@@ -23,19 +28,30 @@ struct fgmm__cpu_estep {
     int64_t log_high, log_low, rows, pairs;
     int threads;
     fgmm__cpu_work **work; /* [threads] */
-    int32_t blocks_a_quantum, round_quanta;
-    fgmm__cpu_block *blocks; /* [round_quanta * blocks_a_quantum] */
-    findings *found;         /* [round_quanta * blocks_a_quantum] */
+    int32_t blocks_a_quantum;
+    int32_t round_quanta, next_quanta; /* quanta a round: at most, and in the next one */
+    fgmm__cpu_block *blocks;           /* [round_quanta * blocks_a_quantum] */
+    findings *found;                   /* [round_quanta * blocks_a_quantum] */
 };
 
-/* Quanta a round: enough blocks for all threads, some 2^35 operations a thread (about a second) at most. */
-static int32_t quanta_a_round(const fgmm__cpu_model *model, int threads, int32_t blocks_a_quantum)
+/* Most quanta a round: enough blocks for all threads to be busy to the end, some 2^35 operations a thread
+ * (about a second) and 16 MiB of rows a thread at most. */
+static int32_t most_quanta(const fgmm__cpu_model *model, int threads, int32_t blocks_a_quantum)
 {
     double operations =
         2.0 * FGMM_QUANTUM * model->k * model->dim * (model->shape == FGMM_FULL ? model->dim : 1);
-    int64_t least = (2 * (int64_t)threads + blocks_a_quantum - 1) / blocks_a_quantum, most = 4 * least;
-    int64_t fitting = (int64_t)fmin(1e6, 0x1p35 * threads / operations);
-    return (int32_t)(fitting < least ? least : fitting > most ? most : fitting);
+    double by_time = 0x1p35 * threads / operations,
+           by_memory = ROW_BYTES * (double)threads / (8.0 * FGMM_QUANTUM * model->dim);
+    int32_t least = (2 * threads + blocks_a_quantum - 1) / blocks_a_quantum;
+    return (int32_t)fmax(least, fmin(16 * least, fmin(by_time, by_memory)));
+}
+
+/* Broad mixtures make many pairs: a round takes so many quanta as the pairs of the last one, times the
+ * threads' share, leave room for. It doubles at most, so that the first rounds find out. */
+static void plan_round(fgmm__cpu_estep *e, int32_t quanta, int64_t pairs)
+{
+    double a_quantum = (double)(pairs + 1) / quanta, fitting = PAIRS * (double)e->threads / a_quantum;
+    e->next_quanta = (int32_t)fmax(1, fmin(fitting, fmin(2 * quanta, e->round_quanta)));
 }
 
 fgmm_status fgmm__cpu_estep_begin(fgmm_backend *backend, const fgmm_components *components,
@@ -57,7 +73,8 @@ fgmm_status fgmm__cpu_estep_begin(fgmm_backend *backend, const fgmm_components *
     for (int t = 0; t < e->threads; t++)
         FGMM_TRY(fgmm__cpu_work_create(e->model, 1, &e->work[t]));
     e->blocks_a_quantum = FGMM_QUANTUM / e->model->block_rows;
-    e->round_quanta = quanta_a_round(e->model, e->threads, e->blocks_a_quantum);
+    e->round_quanta = most_quanta(e->model, e->threads, e->blocks_a_quantum);
+    e->next_quanta = 1;
     size_t n_blocks = (size_t)e->round_quanta * e->blocks_a_quantum;
     FGMM_ALLOC(e->blocks, n_blocks, "an E-step");
     FGMM_ALLOC(e->found, n_blocks, "an E-step");
@@ -94,7 +111,8 @@ void fgmm__cpu_estep_destroy(fgmm__cpu_estep *e)
 
 int64_t fgmm__cpu_estep_bytes(fgmm_moment moment, int32_t k, int32_t dim)
 {
-    int64_t a_thread = fgmm__cpu_work_bytes(k, dim) + 8 * (int64_t)FGMM_BLOCK * 8 * dim;
+    int64_t a_quantum = 8 * (int64_t)FGMM_QUANTUM * dim;
+    int64_t a_thread = fgmm__cpu_work_bytes(k, dim) + (a_quantum > ROW_BYTES ? a_quantum : ROW_BYTES);
     return omp_get_num_procs() * a_thread +
            8 * (int64_t)k * (1 + dim + 2 * (int64_t)fgmm__moment_count(moment, dim));
 }
@@ -141,7 +159,7 @@ static void weigh(const fgmm__cpu_estep *e, fgmm__cpu_work *w, int32_t n_rows, f
 static fgmm_status sort_by_bucket(const fgmm__cpu_sums *sums, const fgmm__cpu_pairs *from,
                                   fgmm__cpu_pairs *to, fgmm__cpu_block *block)
 {
-    int32_t width = sums->width, n_buckets = sums->n_buckets;
+    int32_t n_buckets = sums->n_buckets;
     size_t *starts = block->starts;
     to->n = 0;
     fgmm_status status = fgmm__cpu_pairs_reserve(to, from->n);
@@ -149,11 +167,11 @@ static fgmm_status sort_by_bucket(const fgmm__cpu_sums *sums, const fgmm__cpu_pa
         return status;
     memset(starts, 0, sizeof *starts * ((size_t)n_buckets + 1));
     for (size_t i = 0; i < from->n; i++)
-        starts[from->at[i].k / width + 1]++;
+        starts[(from->at[i].k >> sums->shift) + 1]++;
     for (int32_t b = 0; b < n_buckets; b++)
         starts[b + 1] += starts[b];
     for (size_t i = 0; i < from->n; i++)
-        to->at[starts[from->at[i].k / width]++] = from->at[i];
+        to->at[starts[from->at[i].k >> sums->shift]++] = from->at[i];
     memmove(starts + 1, starts, sizeof *starts * (size_t)n_buckets);
     starts[0] = 0;
     to->n = from->n;
@@ -209,11 +227,12 @@ fgmm_status fgmm__cpu_estep_tile(fgmm_backend *backend, const fgmm_tile *tile)
 {
     fgmm_status status = FGMM_OK;
     fgmm__cpu_estep *e = ((fgmm__cpu_backend *)backend)->estep;
-    int64_t round_rows = (int64_t)e->round_quanta * FGMM_QUANTUM;
-    for (int64_t first = 0; first < tile->rows; first += round_rows) {
-        int64_t left = tile->rows - first;
+    for (int64_t first = 0; first < tile->rows;) {
+        int64_t left = tile->rows - first, pairs = e->pairs, rows = (int64_t)e->next_quanta * FGMM_QUANTUM;
         FGMM_TRY(fgmm__cpu_tick(backend));
-        FGMM_TRY(compute_round(e, tile, first, left < round_rows ? left : round_rows));
+        FGMM_TRY(compute_round(e, tile, first, left < rows ? left : rows));
+        plan_round(e, e->next_quanta, e->pairs - pairs);
+        first += rows;
     }
 cleanup:
     return status;

@@ -7,13 +7,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include "io/reader.h"
 
-enum {
-    CHUNK = 1024, /* components a product: 256 x 1,024 logits are 2 MiB */
-    CHECKED_AT_MOST =
-        16 /* candidates of a row that are computed again though the expanded form is good enough */
-};
+/* So many candidates of a row are computed again even if the expanded form is good enough. */
+enum { CHECKED_AT_MOST = 16 };
 static const double GOOD_ENOUGH = 1e-7; /* bits */
 
 fgmm_status fgmm__cpu_pairs_reserve(fgmm__cpu_pairs *pairs, size_t more)
@@ -36,193 +32,6 @@ void fgmm__cpu_pairs_free(fgmm__cpu_pairs *pairs)
     memset(pairs, 0, sizeof *pairs);
 }
 
-static inline double lane_sum(const fgmm__lanes *lanes)
-{
-    double a[FGMM_LANES];
-    memcpy(a, lanes, sizeof a);
-    return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
-}
-
-FGMM_CLONES double fgmm__cpu_distance(const double *a, const double *b, int32_t dim)
-{
-    fgmm__lanes sum = {0};
-    int32_t d = 0;
-    for (; d + FGMM_LANES <= dim; d += FGMM_LANES) {
-        fgmm__lanes t = *(const fgmm__lanes *)(a + d) - *(const fgmm__lanes *)(b + d);
-        sum += t * t;
-    }
-    double rest = 0;
-    for (; d < dim; d++)
-        rest += (a[d] - b[d]) * (a[d] - b[d]);
-    return lane_sum(&sum) + rest;
-}
-
-/* sum of ((a-b) f)^2 */
-FGMM_CLONES static double scaled_distance(const double *a, const double *b, const double *f, int32_t dim)
-{
-    fgmm__lanes sum = {0};
-    int32_t d = 0;
-    for (; d + FGMM_LANES <= dim; d += FGMM_LANES) {
-        fgmm__lanes t =
-            (*(const fgmm__lanes *)(a + d) - *(const fgmm__lanes *)(b + d)) * *(const fgmm__lanes *)(f + d);
-        sum += t * t;
-    }
-    double rest = 0;
-    for (; d < dim; d++)
-        rest += (a[d] - b[d]) * f[d] * ((a[d] - b[d]) * f[d]);
-    return lane_sum(&sum) + rest;
-}
-
-double fgmm__cpu_norm2(const double *a, int32_t dim)
-{
-    static const double zeros[FGMM_BLOCK];
-    double sum = 0;
-    for (int32_t d = 0; d < dim; d += FGMM_BLOCK)
-        sum += fgmm__cpu_distance(a + d, zeros, dim - d < FGMM_BLOCK ? dim - d : FGMM_BLOCK);
-    return sum;
-}
-
-/* ---- components ---- */
-
-static int32_t block_rows_of(int32_t k)
-{
-    return k <= 65536    ? FGMM_BLOCK
-           : k <= 131072 ? FGMM_BLOCK / 2
-           : k <= 262144 ? FGMM_BLOCK / 4
-                         : FGMM_BLOCK / 8;
-}
-
-static size_t factor_count(fgmm_covariance shape, int32_t k, int32_t dim)
-{
-    size_t d = (size_t)dim;
-    switch (shape) {
-    case FGMM_SPHERICAL:
-        return (size_t)k;
-    case FGMM_DIAG:
-        return (size_t)k * d;
-    case FGMM_TIED:
-        return d * d;
-    case FGMM_FULL:
-        break;
-    }
-    return (size_t)k * d * d;
-}
-
-int64_t fgmm__cpu_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
-{
-    int64_t vectors = 2 + (shape == FGMM_TIED) + (shape == FGMM_DIAG);
-    return 8 * (vectors * k * dim + 3 * (int64_t)k + (int64_t)factor_count(shape, k, dim));
-}
-
-/* l = offset - f^2 |x|^2 + x . (2 f^2 m) - f^2 |m|^2, with f = 1 for hard and tied (in whitened space). */
-static void prepare_spheres(fgmm__cpu_model *m, const double *factors, double growth)
-{
-    double largest_scale = 0, largest_mean = 0;
-    for (int32_t k = 0; k < m->k; k++) {
-        double scale = factors == NULL ? 1 : factors[k] * factors[k];
-        const double *centre = m->centres + (size_t)k * m->dim;
-        double mean2 = scale * fgmm__cpu_norm2(centre, m->dim);
-        m->scales[k] = scale;
-        m->constants[k] = m->offsets[k] - mean2;
-        for (int32_t d = 0; d < m->dim; d++)
-            m->linear[(size_t)k * m->dim + d] = 2 * scale * centre[d];
-        largest_scale = fmax(largest_scale, scale);
-        largest_mean = fmax(largest_mean, mean2);
-    }
-    m->slack_row = growth * largest_scale;
-    m->slack_constant = growth * largest_mean;
-}
-
-/* l = offset - (x o x) . F^2 + x . (2 m o F^2) - sum m^2 F^2 */
-static void prepare_diagonal(fgmm__cpu_model *m, double growth)
-{
-    double largest_scale = 0, largest_mean = 0;
-    for (int32_t k = 0; k < m->k; k++) {
-        double mean2 = 0;
-        for (int32_t d = 0; d < m->dim; d++) {
-            size_t at = (size_t)k * m->dim + d;
-            double scale = m->factors[at] * m->factors[at], mean = m->means[at];
-            m->quadratic[at] = scale;
-            m->linear[at] = 2 * mean * scale;
-            mean2 += mean * mean * scale;
-            largest_scale = fmax(largest_scale, scale);
-        }
-        m->constants[k] = m->offsets[k] - mean2;
-        largest_mean = fmax(largest_mean, mean2);
-    }
-    m->slack_row = growth * largest_scale;
-    m->slack_constant = growth * largest_mean;
-}
-
-fgmm_status fgmm__cpu_model_create(const fgmm_components *components, fgmm__cpu_model **out)
-{
-    fgmm_status status = FGMM_OK;
-    fgmm__cpu_model *m = NULL;
-    int32_t k = components->k, dim = components->dim;
-    size_t vectors = (size_t)k * dim;
-    FGMM_ALLOC(m, 1, "components");
-    m->shape = components->shape;
-    m->hard = components->hard;
-    m->k = k;
-    m->dim = dim;
-    m->block_rows = block_rows_of(k);
-    m->chunk = k < CHUNK ? k : CHUNK;
-    m->margin = m->hard ? 0 : 10 + FGMM_MASS_BITS + log2(k);
-    FGMM_ALLOC(m->origin, dim, "components");
-    FGMM_ALLOC(m->means, vectors, "components");
-    FGMM_ALLOC(m->offsets, k, "components");
-    memcpy(m->origin, components->origin, sizeof(double) * dim);
-    memcpy(m->means, components->means, sizeof(double) * vectors);
-    if (!m->hard) {
-        size_t n_factors = factor_count(m->shape, k, dim);
-        memcpy(m->offsets, components->offsets, sizeof(double) * k);
-        FGMM_ALLOC(m->factors, n_factors, "components");
-        memcpy(m->factors, components->factors, sizeof(double) * n_factors);
-    }
-    m->centres = m->means;
-    if (m->shape == FGMM_TIED) {
-        FGMM_ALLOC(m->centres, vectors, "components");
-        memcpy(m->centres, m->means, sizeof(double) * vectors);
-        cblas_dtrmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, k, dim, 1, m->factors,
-                    dim, m->centres, dim);
-    }
-    if (m->shape != FGMM_FULL) {
-        /* Twice the classical bound of a sum of dim products, for both terms of a comparison. */
-        double growth = 4 * (dim + 8) * 0x1p-52;
-        FGMM_ALLOC(m->linear, vectors, "components");
-        FGMM_ALLOC(m->constants, k, "components");
-        if (m->shape == FGMM_DIAG) {
-            FGMM_ALLOC(m->quadratic, vectors, "components");
-            prepare_diagonal(m, growth);
-        } else {
-            FGMM_ALLOC(m->scales, k, "components");
-            prepare_spheres(m, m->hard || m->shape == FGMM_TIED ? NULL : m->factors, growth);
-        }
-    }
-    *out = m;
-    m = NULL;
-cleanup:
-    fgmm__cpu_model_destroy(m);
-    return status;
-}
-
-void fgmm__cpu_model_destroy(fgmm__cpu_model *m)
-{
-    if (m == NULL)
-        return;
-    if (m->centres != m->means)
-        free(m->centres);
-    free(m->origin);
-    free(m->means);
-    free(m->offsets);
-    free(m->factors);
-    free(m->linear);
-    free(m->quadratic);
-    free(m->constants);
-    free(m->scales);
-    free(m);
-}
-
 /* ---- a thread's workspace ---- */
 
 fgmm_status fgmm__cpu_work_create(const fgmm__cpu_model *model, int32_t top, fgmm__cpu_work **out)
@@ -236,6 +45,7 @@ fgmm_status fgmm__cpu_work_create(const fgmm__cpu_model *model, int32_t top, fgm
     FGMM_ALLOC(w->scratch, rows * model->dim, "a thread's workspace");
     FGMM_ALLOC(w->x2, rows, "a thread's workspace");
     FGMM_ALLOC(w->best, rows, "a thread's workspace");
+    FGMM_ALLOC(w->limits, rows, "a thread's workspace");
     FGMM_ALLOC(w->ranked, rows * top, "a thread's workspace");
     FGMM_ALLOC(w->found, model->chunk, "a thread's workspace");
     FGMM_ALLOC(w->starts, rows + 1, "a thread's workspace");
@@ -254,6 +64,7 @@ void fgmm__cpu_work_destroy(fgmm__cpu_work *w)
     free(w->scratch);
     free(w->x2);
     free(w->best);
+    free(w->limits);
     free(w->ranked);
     free(w->found);
     free(w->starts);
@@ -264,21 +75,7 @@ void fgmm__cpu_work_destroy(fgmm__cpu_work *w)
 
 int64_t fgmm__cpu_work_bytes(int32_t k, int32_t dim)
 {
-    return 8 * (int64_t)block_rows_of(k) * ((k < CHUNK ? k : CHUNK) + (int64_t)dim);
-}
-
-int32_t fgmm__cpu_load(const fgmm__cpu_model *model, const fgmm_tile *tile, int64_t first, double *x)
-{
-    int32_t dim = model->dim;
-    int64_t left = tile->rows - first;
-    int32_t rows = left < model->block_rows ? (int32_t)left : model->block_rows;
-    const char *from = (const char *)tile->data + (size_t)first * dim * fgmm_dtype_bytes(tile->dtype);
-    fgmm__to_f64(tile->dtype, from, (size_t)rows * dim, x);
-    for (int32_t i = 0; i < rows; i++)
-        for (int32_t d = 0; d < dim; d++)
-            x[(size_t)i * dim + d] -= model->origin[d];
-    memset(x + (size_t)rows * dim, 0, sizeof(double) * (size_t)(model->block_rows - rows) * dim);
-    return rows;
+    return 8 * (int64_t)fgmm__cpu_block_rows(k) * (fgmm__cpu_chunk(k) + (int64_t)dim);
 }
 
 /* ---- log-densities of one chunk ---- */
@@ -449,13 +246,23 @@ static fgmm_status gather_row(const fgmm__cpu_model *m, fgmm__cpu_work *w, int32
     return FGMM_OK;
 }
 
+/* The gathered pairs lie by row, then component, and no threshold has risen since. */
+static inline bool gathered_at_once(const fgmm__cpu_model *m)
+{
+    return m->k <= m->chunk;
+}
+
 /* Drops what fell below its row's threshold since it was gathered. */
-static void compact(const fgmm__cpu_model *m, fgmm__cpu_work *w)
+static void compact(const fgmm__cpu_model *m, fgmm__cpu_work *w, int32_t rows)
 {
     size_t kept = 0;
-    for (size_t i = 0; i < w->gathered.n; i++)
-        if (w->gathered.at[i].value >= threshold_of(m, w, w->gathered.at[i].row))
-            w->gathered.at[kept++] = w->gathered.at[i];
+    for (int32_t i = 0; i < rows; i++)
+        w->limits[i] = threshold_of(m, w, i);
+    for (size_t i = 0; i < w->gathered.n; i++) {
+        fgmm__cpu_pair pair = w->gathered.at[i];
+        w->gathered.at[kept] = pair;
+        kept += pair.value >= w->limits[pair.row];
+    }
     w->gathered.n = kept;
 }
 
@@ -482,43 +289,42 @@ static fgmm_status gather(const fgmm__cpu_model *m, fgmm__cpu_work *w, const dou
                 w->best[i] = best;
             FGMM_TRY(gather_row(m, w, i, first, count));
         }
-        if (w->gathered.n > 2 * after_compaction + 4 * (size_t)m->block_rows) {
-            compact(m, w);
+        bool more = first + count < m->k;
+        if (more && w->gathered.n > 2 * after_compaction + 4 * (size_t)m->block_rows) {
+            compact(m, w, rows);
             after_compaction = w->gathered.n;
         }
     }
-    compact(m, w);
+    if (!gathered_at_once(m) || w->top > 1)
+        compact(m, w, rows);
 cleanup:
     return status;
 }
 
 /* By row, then k: chunks came in order of k, so a stable counting sort by row is enough. */
-static fgmm_status sort_by_row(fgmm__cpu_work *w, int32_t rows)
+static fgmm_status sort_by_row(const fgmm__cpu_model *m, fgmm__cpu_work *w, int32_t rows)
 {
-    w->sorted.n = 0;
-    fgmm_status status = fgmm__cpu_pairs_reserve(&w->sorted, w->gathered.n);
-    if (status != FGMM_OK)
-        return status;
     memset(w->starts, 0, sizeof *w->starts * ((size_t)rows + 1));
     for (size_t i = 0; i < w->gathered.n; i++)
         w->starts[w->gathered.at[i].row + 1]++;
     for (int32_t i = 0; i < rows; i++)
         w->starts[i + 1] += w->starts[i];
+    if (gathered_at_once(m)) {
+        fgmm__cpu_pairs sorted = w->gathered;
+        w->gathered = w->sorted;
+        w->sorted = sorted;
+        return FGMM_OK;
+    }
+    w->sorted.n = 0;
+    fgmm_status status = fgmm__cpu_pairs_reserve(&w->sorted, w->gathered.n);
+    if (status != FGMM_OK)
+        return status;
     for (size_t i = 0; i < w->gathered.n; i++)
         w->sorted.at[w->starts[w->gathered.at[i].row]++] = w->gathered.at[i];
     memmove(w->starts + 1, w->starts, sizeof *w->starts * (size_t)rows);
     w->starts[0] = 0;
     w->sorted.n = w->gathered.n;
     return FGMM_OK;
-}
-
-/* l in difference form. y: the row in the space of centres. */
-static double exact_logit(const fgmm__cpu_model *m, const double *y, int32_t k)
-{
-    size_t at = (size_t)k * m->dim;
-    if (m->shape == FGMM_DIAG)
-        return m->offsets[k] - scaled_distance(y, m->means + at, m->factors + at, m->dim);
-    return m->offsets[k] - m->scales[k] * fgmm__cpu_distance(y, m->centres + at, m->dim);
 }
 
 static void check_rows(const fgmm__cpu_model *m, fgmm__cpu_work *w, const double *y, int32_t rows)
@@ -528,7 +334,7 @@ static void check_rows(const fgmm__cpu_model *m, fgmm__cpu_work *w, const double
         if (!m->hard && n > CHECKED_AT_MOST && row_slack(m, w->x2[i]) < GOOD_ENOUGH)
             continue;
         for (size_t j = w->starts[i]; j < w->starts[i + 1]; j++)
-            w->sorted.at[j].value = exact_logit(m, y + (size_t)i * m->dim, w->sorted.at[j].k);
+            w->sorted.at[j].value = fgmm__cpu_exact_logit(m, y + (size_t)i * m->dim, w->sorted.at[j].k);
     }
 }
 
@@ -537,7 +343,7 @@ fgmm_status fgmm__cpu_candidates(const fgmm__cpu_model *m, fgmm__cpu_work *w, co
     fgmm_status status = FGMM_OK;
     const double *y = prepare_rows(m, w, x, rows);
     FGMM_TRY(gather(m, w, x, y, rows));
-    FGMM_TRY(sort_by_row(w, rows));
+    FGMM_TRY(sort_by_row(m, w, rows));
     if (m->shape != FGMM_FULL)
         check_rows(m, w, y, rows);
 cleanup:
@@ -590,7 +396,8 @@ double fgmm__cpu_normalise(fgmm__cpu_pair *pairs, size_t n)
     exponentials(pairs, n, best);
     for (size_t i = 0; i < n; i++)
         sum += pairs[i].value;
+    double inverse = 1 / sum;
     for (size_t i = 0; i < n; i++)
-        pairs[i].value /= sum;
+        pairs[i].value *= inverse;
     return best + log2(sum);
 }

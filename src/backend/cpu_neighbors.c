@@ -13,6 +13,13 @@ enum {
     LEAST_PRODUCTS = 1 << 20 /* multiplications below which threads do not pay */
 };
 
+/* One thread's. */
+typedef struct {
+    double *rows;     /* [FGMM_BLOCK][dim] */
+    double *norms;    /* [FGMM_BLOCK] */
+    double *products; /* [FGMM_BLOCK][QUERIES] */
+} scratch;
+
 struct fgmm__cpu_queries {
     int64_t n;
     int32_t dim;
@@ -21,14 +28,9 @@ struct fgmm__cpu_queries {
     double *subset_values; /* [subset_room][dim] */
     double *subset_norms;
     int64_t subset_room;
+    int threads;
+    scratch *scratch; /* [threads] */
 };
-
-/* One thread's. */
-typedef struct {
-    double *rows;     /* [FGMM_BLOCK][dim] */
-    double *norms;    /* [FGMM_BLOCK] */
-    double *products; /* [FGMM_BLOCK][QUERIES] */
-} scratch;
 
 void fgmm__cpu_queries_destroy(fgmm__cpu_queries *queries)
 {
@@ -38,6 +40,12 @@ void fgmm__cpu_queries_destroy(fgmm__cpu_queries *queries)
     free(queries->norms);
     free(queries->subset_values);
     free(queries->subset_norms);
+    for (int t = 0; queries->scratch != NULL && t < queries->threads; t++) {
+        free(queries->scratch[t].rows);
+        free(queries->scratch[t].norms);
+        free(queries->scratch[t].products);
+    }
+    free(queries->scratch);
     free(queries);
 }
 
@@ -51,8 +59,15 @@ fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries,
     FGMM_ALLOC(q, 1, "queries");
     q->n = n;
     q->dim = dim;
+    q->threads = backend->threads;
     FGMM_ALLOC(q->values, (size_t)n * dim, "queries");
     FGMM_ALLOC(q->norms, n, "queries");
+    FGMM_ALLOC(q->scratch, q->threads, "distances");
+    for (int t = 0; t < q->threads; t++) {
+        FGMM_ALLOC(q->scratch[t].rows, (size_t)FGMM_BLOCK * dim, "distances");
+        FGMM_ALLOC(q->scratch[t].norms, FGMM_BLOCK, "distances");
+        FGMM_ALLOC(q->scratch[t].products, (size_t)FGMM_BLOCK * QUERIES, "distances");
+    }
     for (int64_t i = 0; i < n * dim; i++)
         q->values[i] = queries[i];
     for (int64_t i = 0; i < n; i++)
@@ -90,24 +105,6 @@ static fgmm_status take_subset(fgmm__cpu_queries *q, const int32_t *subset, int3
     }
     *values = q->subset_values;
     *norms = q->subset_norms;
-cleanup:
-    return status;
-}
-
-static void scratch_free(scratch *s)
-{
-    free(s->rows);
-    free(s->norms);
-    free(s->products);
-}
-
-static fgmm_status scratch_alloc(scratch *s, int32_t dim)
-{
-    fgmm_status status = FGMM_OK;
-    memset(s, 0, sizeof *s);
-    FGMM_ALLOC(s->rows, (size_t)FGMM_BLOCK * dim, "distances");
-    FGMM_ALLOC(s->norms, FGMM_BLOCK, "distances");
-    FGMM_ALLOC(s->products, (size_t)FGMM_BLOCK * QUERIES, "distances");
 cleanup:
     return status;
 }
@@ -200,31 +197,18 @@ fgmm_status fgmm__cpu_neighbors(fgmm_backend *backend, const int32_t *subset, in
     fgmm_status status = FGMM_OK;
     fgmm__cpu_queries *q = ((fgmm__cpu_backend *)backend)->queries;
     search s = {.bounds = bounds, .dim = q->dim, .hits = hits, .capacity = capacity, .n_hits = n_hits};
-    int failed = FGMM_OK;
     *n_hits = 0;
     s.n_queries = subset == NULL ? (int32_t)q->n : n_subset;
     FGMM_TRY(take_subset(q, subset, n_subset, &s.queries, &s.norms));
     bool worthwhile = (double)n_rows * s.n_queries * q->dim > LEAST_PRODUCTS;
-#pragma omp parallel num_threads(backend->threads) if (worthwhile)
-    {
-        scratch w;
-        fgmm_status mine = scratch_alloc(&w, q->dim);
-        if (mine != FGMM_OK) {
-#pragma omp atomic write
-            failed = mine;
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (int32_t first = 0; first < n_rows; first += FGMM_BLOCK) {
-            int32_t n = n_rows - first < FGMM_BLOCK ? n_rows - first : FGMM_BLOCK;
-            if (mine != FGMM_OK)
-                continue;
-            const char *from = (const char *)rows + (size_t)first * q->dim * fgmm_dtype_bytes(dtype);
-            fgmm__to_f64(dtype, from, (size_t)n * q->dim, w.rows);
-            search_block(&s, &w, first, n);
-        }
-        scratch_free(&w);
+#pragma omp parallel for num_threads(q->threads) schedule(dynamic, 1) if (worthwhile)
+    for (int32_t first = 0; first < n_rows; first += FGMM_BLOCK) {
+        scratch *w = &q->scratch[omp_get_thread_num()];
+        int32_t n = n_rows - first < FGMM_BLOCK ? n_rows - first : FGMM_BLOCK;
+        const char *from = (const char *)rows + (size_t)first * q->dim * fgmm_dtype_bytes(dtype);
+        fgmm__to_f64(dtype, from, (size_t)n * q->dim, w->rows);
+        search_block(&s, w, first, n);
     }
-    status = (fgmm_status)failed;
 cleanup:
     return status;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_COMPONENTS = 64 }; /* a bucket's */
+enum { MOST_COMPONENTS = 64 }; /* of a bucket */
 
 struct fgmm__cpu_sums_work {
     double *dense;    /* [block_rows][width] responsibilities */
@@ -115,7 +115,10 @@ fgmm_status fgmm__cpu_sums_create(const fgmm__cpu_model *model, const fgmm_grid 
     sums->threads = threads;
     /* At least some 16 buckets where k allows, for the threads; at most 64 components in one, for the cache.
      */
-    sums->width = model->k / 16 < 4 ? 4 : model->k / 16 > MOST_COMPONENTS ? MOST_COMPONENTS : model->k / 16;
+    sums->shift = 2;
+    while (sums->shift < 6 && model->k >> (sums->shift + 1) >= 16)
+        sums->shift++;
+    sums->width = 1 << sums->shift;
     sums->n_buckets = (model->k + sums->width - 1) / sums->width;
     sums->step = ldexp(1, grid->bits);
     sums->q_spherical_inverse = sums->step / grid->spherical_bound;

@@ -18,6 +18,7 @@ typedef struct {
     const fgmm__cpu_model *model; /* the E-step's */
     fgmm_stats *stats;
     int32_t width; /* components a bucket: the unit of a thread's work; a function of k alone */
+    int shift;     /* width = 1 << shift */
     int32_t n_buckets;
     int threads;
     double step;       /* 2^bits */
