@@ -78,9 +78,7 @@ static const char *kind_of(const char *format)
     } kinds[] = {{"fgmm-model", "model"},
                  {"fgmm-checkpoint", "checkpoint of a fit"},
                  {"fgmm-ivf", "index"},
-                 {"fgmm-knn", "neighbours"},
-                 {"fgmm-results", "results of a search"},
-                 {"fgmm-assignments", "assignments"}};
+                 {"fgmm-knn", "neighbours"}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(format, kinds[i].format) == 0)
             return kinds[i].kind;

@@ -159,7 +159,7 @@ static fgmm_status describe_lists(const describer *describe, hid_t file)
         sizes[i] = sizes[i + 1] - sizes[i];
     qsort(sizes, lists, sizeof *sizes, compare);
     snprintf(text, sizeof text, "min %" PRIu64 ", median %" PRIu64 ", p99 %" PRIu64 ", max %" PRIu64,
-             sizes[0], sizes[lists / 2], sizes[(lists - 1) * 99 / 100], sizes[lists - 1]);
+             sizes[0], sizes[lists / 2], sizes[(lists * 99 + 99) / 100 - 1], sizes[lists - 1]);
     describe->line("list sizes", text, describe->data);
 cleanup:
     free(sizes);

@@ -61,6 +61,14 @@ $MPIRUN -n 3 "$FGMM" synth -q n=3k,d=10,k=4,seed=3 a3.fbin
 cmp a.fbin a3.fbin
 [ "$($MPIRUN -n 3 "$FGMM" info a.fbin | grep -c '^rows')" = 1 ]
 
+# What else info tells.
+"$FGMM" fit -q a.fbin -k 2 -o model.h5 --max-iter 1
+says model.h5 'kind: model' 'hash: right' 'means: 2 x 10 float64' 'converged: no'
+"$FGMM" build -q a.fbin model.h5 -o index.h5 >build.txt
+says index.h5 'kind: index' 'hash: right' 'n_postings: 3000' 'model/algorithm: gmm' 'vectors: 3000 x 10 float32'
+"$FGMM" groundtruth -q a.fbin sample.fbin -k 3 -o truth.ibin >truth.txt
+says truth.ibin 'kind: neighbours' 'queries: 100' 'k: 3' 'distances: yes'
+
 # Faults.
 refused 'no such file' convert missing.fbin out.npy
 refused 'no such file' info missing.h5
