@@ -34,3 +34,25 @@ grep '"event":"start"' model.h5.log | grep -E '"rows":\[(0,|[0-9,]*,0[],])' && {
 # A model that is whole ends the job at once.
 job=$(sbatch --parsable --time=1 "$FGMM_SOURCE/jobs/fit.sbatch")
 lab_wait "$job" COMPLETED 30
+
+# A launcher that gives back a status of its own: the checkpoint says that the run was stopped, and MAX_RESTARTS ends the tries.
+cat >launcher <<'L'
+#!/usr/bin/env bash
+trap 'kill -USR1 "$pid"' USR1
+srun --mpi=pmix "$@" &
+pid=$!
+while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done
+exit 1
+L
+chmod +x launcher
+export MODEL=$FGMM_TMP/endless.h5 MAX_ITER=1G MAX_RESTARTS=0 LAUNCH=$FGMM_TMP/launcher
+job=$(sbatch --parsable --time=5 --nodes=2 --ntasks-per-node=1 "$FGMM_SOURCE/jobs/fit.sbatch")
+for _ in $(seq 300); do
+    grep -qs '"event":"iteration"' endless.h5.log && break
+    sleep 0.1
+done
+scancel --batch --signal=USR1 "$job"
+lab_wait "$job" FAILED 30
+cat "fgmm-fit-$job.log"
+scontrol show job "$job" | grep -q 'ExitCode=75:0'
+grep -q 'the most allowed (MAX_RESTARTS)' "fgmm-fit-$job.log"
