@@ -17,8 +17,8 @@ typedef struct {
 } findings;
 
 enum {
-    ROW_BYTES = 16 << 20, /* of a round and thread, as float64 */
-    PAIRS = 1 << 22       /* of a round and thread: 64 MiB */
+    ROW_BYTES = 4 << 20, /* of a round and thread, as float64 */
+    PAIRS = 1 << 22      /* of a round and thread: 64 MiB */
 };
 
 struct fgmm__cpu_estep {
@@ -35,7 +35,7 @@ struct fgmm__cpu_estep {
 };
 
 /* Most quanta a round: enough blocks for all threads to be busy to the end, some 2^35 operations a thread
- * (about a second) and 16 MiB of rows a thread at most. */
+ * (about a second) and 4 MiB of rows a thread at most. */
 static int32_t most_quanta(const fgmm__cpu_model *model, int threads, int32_t blocks_a_quantum)
 {
     double operations =

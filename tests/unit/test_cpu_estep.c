@@ -226,6 +226,14 @@ static void broad_and_narrow_mixtures_agree(void **state)
     }
 }
 
+/* Blocks have fewer rows then. */
+static void very_many_components_are_summed(void **state)
+{
+    (void)state;
+    compare(FGMM_F32, 300, 70000, 8, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 0.5);
+    compare(FGMM_F32, 300, 140000, 8, FGMM_SPHERICAL, true, FGMM_MOMENT_SPHERICAL, 0.5);
+}
+
 static void a_single_row_is_enough(void **state)
 {
     (void)state;
@@ -304,6 +312,7 @@ int main(void)
         cmocka_unit_test(every_element_type_is_read),
         cmocka_unit_test(any_moment_goes_with_nearest_means),
         cmocka_unit_test(broad_and_narrow_mixtures_agree),
+        cmocka_unit_test(very_many_components_are_summed),
         cmocka_unit_test(a_single_row_is_enough),
         cmocka_unit_test(tiles_and_threads_do_not_change_a_bit),
         cmocka_unit_test(of_equal_means_the_first_takes_all),
