@@ -64,15 +64,14 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
         numbers[threadIdx.x] = view.subset != nullptr ? view.subset[q] : q;
     }
     __syncthreads();
-    RowLoader<float> queries(view.queries +
-                             static_cast<int64_t>(numbers[RowLoader<float>::place()]) * view.dim);
-    RowLoader<T> rows(static_cast<const T *>(view.rows), r0, view.n_rows, view.dim);
+    RowLoader<float> queries(numbers[RowLoader<float>::place()]);
+    RowLoader<T> rows(min(r0 + RowLoader<T>::place(), view.n_rows - 1));
     PairSums sums;
     clear(sums);
     int slot = 0;
     for (int d0 = 0; d0 < view.dim; d0 += PairTile::kDims, slot ^= 1) {
-        queries.fetch(d0, view.dim, queries_whole);
-        rows.fetch(d0, view.dim, rows_whole);
+        queries.fetch(view.queries, d0, view.dim, queries_whole);
+        rows.fetch(static_cast<const T *>(view.rows), d0, view.dim, rows_whole);
         queries.store(shared.queries[slot], nullptr, d0);
         rows.store(shared.rows[slot], nullptr, d0);
         __syncthreads(); /* the next stores go to the other slot, whose readers have all come to this barrier

@@ -36,21 +36,15 @@ struct PairThread {
 /* A thread's share of loading a stage of 128 rows: one row, 8 dimensions; lanes of a warp have 32 different
  * rows of one half, so the transposed stores have no bank conflict. */
 template <typename T> struct RowLoader {
-    const T *row; /* [dim] */
+    int row; /* a number, not a pointer: half the registers */
     Octet<T> octet;
 
-    __device__ __forceinline__ RowLoader(const T *rows, int first, int count, int dim)
-    {
-        int clamped = min(first + place(),
-                          count - 1); /* rows past the end repeat the last one; nobody reads their results */
-        row = rows + static_cast<int64_t>(clamped) * dim;
-    }
-    explicit __device__ __forceinline__ RowLoader(const T *row_) : row(row_) {}
+    explicit __device__ __forceinline__ RowLoader(int row_) : row(row_) {}
     static __device__ __forceinline__ int place() { return threadIdx.x % PairTile::kSide; }
     static __device__ __forceinline__ int half() { return threadIdx.x / PairTile::kSide * 8; }
-    __device__ __forceinline__ void fetch(int d0, int dim, bool whole)
+    __device__ __forceinline__ void fetch(const T *rows /* [][dim] */, int d0, int dim, bool whole)
     {
-        octet = load_octet(row, d0 + half(), dim, whole);
+        octet = load_octet(rows + static_cast<int64_t>(row) * dim, d0 + half(), dim, whole);
     }
     /* origin: [dim padded], or NULL for rows that are not shifted. */
     __device__ __forceinline__ void store(PairStage &stage, const float *origin, int d0) const

@@ -74,6 +74,11 @@ __global__ void fill_tables(fgmm_model_view model, const double *origin, const f
 
 /* A list is owned by a half-warp: its 16 lanes agree on `count`; both halves of a warp work on rows of their
  * own in lockstep. count FGMM_DENSE_ROW: overflowed. */
+__device__ __forceinline__ fgmm_candidate *list_of(fgmm_candidate *entries, int row)
+{
+    return entries + static_cast<int64_t>(row) * FGMM_CANDIDATES;
+}
+
 constexpr int kHalf = kWarp / 2;
 constexpr int kEntriesALane = FGMM_CANDIDATES / kHalf;
 
@@ -167,7 +172,7 @@ __device__ __forceinline__ void fetch_table(PairStage &stage, const float *table
 template <bool kScaled>
 __device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &shared,
                                          const PairThread &thread, const fgmm_screen_tables &tables, int tile,
-                                         fgmm_candidate *entries, float relative, float keep_bits)
+                                         fgmm_candidate *entries, int first, float relative, float keep_bits)
 {
     float lower[PairTile::kMicro]; /* [row of the thread]: the largest over its columns */
 #pragma unroll
@@ -203,8 +208,8 @@ __device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &
         for (int j = 1; j < PairTile::kMicro; j++)
             most = fmaxf(most, sums[i][j]);
         if (__any_sync(kWholeWarp, most >= threshold)) {
-            int count = append(entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, shared.count[row],
-                               thread, sums[i], threshold, tile * FGMM_SCREEN_TILE);
+            int count = append(list_of(entries, first + row), shared.count[row], thread, sums[i], threshold,
+                               tile * FGMM_SCREEN_TILE);
             if (thread.across == 0)
                 shared.count[row] = count;
         }
@@ -214,15 +219,15 @@ __device__ __forceinline__ void end_tile(PairSums &sums, ScreenShared<kScaled> &
 /* Leaves in each list what is within keep_bits of the final best. */
 template <bool kScaled>
 __device__ __forceinline__ void end_rows(ScreenShared<kScaled> &shared, const PairThread &thread, int first,
-                                         int rows, fgmm_candidate *entries, int32_t *counts, int least,
+                                         int rows, const fgmm_candidate_lists &lists, int least,
                                          float keep_bits)
 {
     for (int i = 0; i < PairTile::kMicro; i++) {
         int row = thread.row(i);
-        int count = compact(entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, shared.count[row],
+        int count = compact(list_of(lists.entries, first + row), shared.count[row],
                             fmaxf(shared.best[row] - keep_bits, -FLT_MAX), true);
         if (thread.across == 0 && first + row < rows)
-            counts[first + row] = count < least ? FGMM_DENSE_ROW : count;
+            lists.counts[first + row] = count < least ? FGMM_DENSE_ROW : count;
     }
 }
 
@@ -235,11 +240,12 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
     ScreenShared<kScaled> &shared = *reinterpret_cast<ScreenShared<kScaled> *>(raw);
     PairThread thread;
     const int first = blockIdx.x * PairTile::kSide;
-    fgmm_candidate *entries = lists.entries + static_cast<int64_t>(first) * FGMM_CANDIDATES;
     const int stages_a_tile = tables.dim_padded / PairTile::kDims;
     const int stages = tables.tiles * stages_a_tile; /* below 2^31 for K = 1M and D = 4096 */
 
-    RowLoader<T> loader(static_cast<const T *>(rows.data), first, rows.rows, rows.dim);
+    const T *data = static_cast<const T *>(rows.data);
+    /* Rows past the end repeat the last one; nobody reads their results. */
+    RowLoader<T> loader(min(first + RowLoader<T>::place(), rows.rows - 1));
     auto fetch_tables = [&](int slot, int stage) {
         fetch_table(shared.means[slot], tables.mean, stage);
         if constexpr (kScaled)
@@ -251,11 +257,11 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
     }
     PairSums sums;
     clear(sums);
-    loader.fetch(0, rows.dim, whole);
+    loader.fetch(data, 0, rows.dim, whole);
     fetch_tables(0, 0);
     loader.store(shared.rows[0], rows.origin32, 0);
 
-    int chunk = 0, tile = 0; /* of the stage being computed */
+    int chunk = 0; /* of the tile's dimensions: the one to be loaded */
     for (int stage = 0; stage < stages; stage++) {
         const int slot = stage % PairTile::kStages, next_slot = slot ^ 1;
         ptx::copy_async_wait_all();
@@ -263,19 +269,19 @@ __global__ void __launch_bounds__(PairTile::kThreads, 2)
         chunk = chunk + 1 == stages_a_tile ? 0 : chunk + 1;
         if (stage + 1 < stages) {
             fetch_tables(next_slot, stage + 1);
-            loader.fetch(chunk * PairTile::kDims, rows.dim, whole);
+            loader.fetch(data, chunk * PairTile::kDims, rows.dim, whole);
         }
         accumulate<kScaled>(sums, thread, shared.rows[slot], shared.means[slot],
                             kScaled ? &shared.scales[slot] : nullptr);
         loader.store(shared.rows[next_slot], rows.origin32, chunk * PairTile::kDims);
         if (chunk == 0) {
-            end_tile(sums, shared, thread, tables, tile, entries, relative, keep_bits);
+            end_tile(sums, shared, thread, tables, stage / stages_a_tile, lists.entries, first, relative,
+                     keep_bits);
             clear(sums);
-            tile++;
         }
     }
     __syncwarp();
-    end_rows(shared, thread, first, rows.rows, entries, lists.counts, least, keep_bits);
+    end_rows(shared, thread, first, rows.rows, lists, least, keep_bits);
 }
 
 template <typename T, bool kScaled>
