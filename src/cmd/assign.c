@@ -4,7 +4,7 @@
 #include "base/event.h"
 #include "base/status.h"
 #include "cmd/resources.h"
-#include "data/partition.h"
+#include "ivf/ivf.h"
 
 static const char usage[] = "mpirun -n R fgmm assign DATA... MODEL.h5 -o OUT.h5 [OPTIONS]";
 static const char description[] = "Writes the most likely components of every row (labels, responsibilities) "
@@ -63,6 +63,11 @@ static void tell(const fgmm_assign_report *report, int64_t rows, bool kmeans)
     fgmm__event_emit(event);
 }
 
+static fgmm_status announce(const fgmm_device *device, int64_t my_rows, const char *residency)
+{
+    return fgmm__cmd_start_event("assign", device, my_rows, residency);
+}
+
 fgmm_status fgmm__cmd_assign(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
@@ -79,14 +84,10 @@ fgmm_status fgmm__cmd_assign(int argc, char **argv)
     fgmm_comm *comm = fgmm__cmd_comm();
     FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &model)));
     int64_t rows = fgmm_dataset_rows(dataset);
-    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
-    FGMM_TRY(fgmm__cmd_start_event(
-        "assign", NULL, fgmm__partition_begin(rows, rank + 1, size) - fgmm__partition_begin(rows, rank, size),
-        NULL));
     fgmm_assign_options options = {
         .top = (int32_t)top, .tau = tau, .resources = fgmm__cmd_resources(&resources)};
-    FGMM_TRY(fgmm_assign(comm, dataset, model, output, &options, &report));
-    if (rank == 0)
+    FGMM_TRY(fgmm__assign(comm, dataset, model, output, &options, announce, &report));
+    if (fgmm_comm_rank(comm) == 0)
         tell(&report, rows, fgmm_model_algorithm(model) == FGMM_KMEANS);
 cleanup:
     fgmm_dataset_close(dataset);

@@ -4,7 +4,7 @@
 #include "base/event.h"
 #include "base/status.h"
 #include "cmd/resources.h"
-#include "data/partition.h"
+#include "ivf/ivf.h"
 
 static const char usage[] = "mpirun -n R fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
 static const char description[] =
@@ -108,6 +108,11 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
     fgmm__event_emit(event);
 }
 
+static fgmm_status announce(const fgmm_device *device, int64_t my_rows, const char *residency)
+{
+    return fgmm__cmd_start_event("build", device, my_rows, residency);
+}
+
 fgmm_status fgmm__cmd_build(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
@@ -124,10 +129,6 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
     fgmm_comm *comm = fgmm__cmd_comm();
     FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &model)));
     int64_t n_rows = fgmm_dataset_rows(dataset);
-    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
-    FGMM_TRY(fgmm__cmd_start_event(
-        "build", NULL,
-        fgmm__partition_begin(n_rows, rank + 1, size) - fgmm__partition_begin(n_rows, rank, size), NULL));
     fgmm_build_options options;
     fgmm_build_defaults(&options);
     options.rule = rule == RULE_TAU ? FGMM_ASSIGN_TAU : FGMM_ASSIGN_HARD;
@@ -137,8 +138,8 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
     options.resources = fgmm__cmd_resources(&resources);
     options.window_bytes = window_bytes;
     options.exchange_bytes = exchange_bytes;
-    FGMM_TRY(fgmm_build(comm, dataset, model, output, &options, &report));
-    if (rank == 0) {
+    FGMM_TRY(fgmm__build(comm, dataset, model, output, &options, announce, &report));
+    if (fgmm_comm_rank(comm) == 0) {
         print_summary(&report, n_rows, fgmm_model_k(model));
         log_end(&report, n_rows);
     }

@@ -5,7 +5,7 @@
 #include "base/event.h"
 #include "base/status.h"
 #include "cmd/resources.h"
-#include "data/partition.h"
+#include "ivf/ivf.h"
 #include "io/knn.h"
 
 static const char usage[] = "mpirun -n R fgmm groundtruth DATA... QUERIES -k 100 -o GT [OPTIONS]";
@@ -62,6 +62,11 @@ static void tell(const fgmm_knn *found, int64_t rows, double seconds)
     fgmm__event_emit(event);
 }
 
+static fgmm_status announce(const fgmm_device *device, int64_t my_rows, const char *residency)
+{
+    return fgmm__cmd_start_event("groundtruth", device, my_rows, residency);
+}
+
 fgmm_status fgmm__cmd_groundtruth(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
@@ -79,14 +84,10 @@ fgmm_status fgmm__cmd_groundtruth(int argc, char **argv)
     double start = fgmm__seconds();
     FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &found, &queries)));
     int64_t rows = fgmm_dataset_rows(dataset);
-    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
-    FGMM_TRY(fgmm__cmd_start_event(
-        "groundtruth", NULL,
-        fgmm__partition_begin(rows, rank + 1, size) - fgmm__partition_begin(rows, rank, size), NULL));
     fgmm_resources where = fgmm__cmd_resources(&resources);
-    FGMM_TRY(
-        fgmm_groundtruth(comm, dataset, queries, found.queries, found.k, &where, found.ids, found.distances));
-    if (rank == 0) {
+    FGMM_TRY(fgmm__groundtruth(comm, dataset, queries, found.queries, found.k, &where, announce, found.ids,
+                               found.distances));
+    if (fgmm_comm_rank(comm) == 0) {
         status = fgmm__knn_write(output, &found);
         if (status == FGMM_OK)
             tell(&found, rows, fgmm__seconds() - start);

@@ -228,6 +228,14 @@ cleanup:
     return status;
 }
 
+static int64_t my_queries; /* the rows that this rank holds */
+
+static fgmm_status announce(const fgmm_device *device, int64_t no_rows, const char *residency)
+{
+    (void)no_rows;
+    return fgmm__cmd_start_event("search", device, my_queries, residency);
+}
+
 fgmm_status fgmm__cmd_search(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
@@ -243,12 +251,12 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
         goto cleanup;
     fgmm_comm *comm = fgmm__cmd_comm();
     FGMM_TRY(fgmm__comm_agree(comm, open_inputs(&run, arguments, n_arguments)));
-    int rank = fgmm_comm_rank(comm), size = fgmm_comm_size(comm);
-    FGMM_TRY(fgmm__cmd_start_event("search", NULL, run.n * (rank + 1) / size - run.n * rank / size, NULL));
+    my_queries = run.n * (fgmm_comm_rank(comm) + 1) / fgmm_comm_size(comm) -
+                 run.n * fgmm_comm_rank(comm) / fgmm_comm_size(comm);
     FGMM_TRY(fgmm__searcher_create(comm, run.index, (fgmm_backend_kind)fgmm__globals()->backend,
-                                   fgmm__cmd_threads(), &searcher));
+                                   fgmm__cmd_threads(), announce, &searcher));
     FGMM_TRY(search_all(&run, searcher, lines));
-    if (rank == 0)
+    if (fgmm_comm_rank(comm) == 0)
         status = write_outputs(&run, lines);
 cleanup:
     fgmm__searcher_destroy(searcher);

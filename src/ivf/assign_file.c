@@ -129,8 +129,9 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
-                        const char *path, const fgmm_assign_options *options, fgmm_assign_report *report)
+fgmm_status fgmm__assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                         const char *path, const fgmm_assign_options *options, fgmm_started *started,
+                         fgmm_assign_report *report)
 {
     fgmm_status status = FGMM_OK;
     fgmm_workplace place = {0};
@@ -146,7 +147,7 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
         status = fgmm__fail(FGMM_ERR_INPUT, "--top %d: must be 1 to %d", options->top, FGMM_MAX_TOP);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model),
-                                  fgmm_model_k(model), &place));
+                                  fgmm_model_k(model), started, &place));
     FGMM_TRY(open_output(&output, comm, path));
     FGMM_TRY(fgmm__comm_agree(comm, assign_rows(&place, model, options, &output, &sum)));
     close_datasets(&output);
@@ -165,4 +166,10 @@ cleanup:
     fgmm__h5_shared_abandon(&output.shared);
     fgmm__workplace_close(&place);
     return fgmm__stopped_without_trace(status, path);
+}
+
+fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                        const char *path, const fgmm_assign_options *options, fgmm_assign_report *report)
+{
+    return fgmm__assign(comm, dataset, model, path, options, NULL, report);
 }

@@ -350,15 +350,16 @@ static void release(struct build *b)
     free(b->vectors);
 }
 
-fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
-                       const char *path, const fgmm_build_options *options, fgmm_build_report *report)
+fgmm_status fgmm__build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                        const char *path, const fgmm_build_options *options, fgmm_started *started,
+                        fgmm_build_report *report)
 {
     fgmm_status status = FGMM_OK;
     struct build b = {.comm = comm, .dataset = dataset, .model = model, .options = options};
     double start = fgmm__seconds();
     FGMM_TRY(fgmm__comm_agree(comm, check(&b)));
     FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model), b.k,
-                                  &b.place));
+                                  started, &b.place));
     FGMM_TRY(assign(&b));
     b.report.assign_seconds = fgmm__seconds() - start;
     FGMM_TRY(number_postings(&b));
@@ -374,4 +375,10 @@ fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_
 cleanup:
     release(&b);
     return fgmm__stopped_without_trace(status, path);
+}
+
+fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
+                       const char *path, const fgmm_build_options *options, fgmm_build_report *report)
+{
+    return fgmm__build(comm, dataset, model, path, options, NULL, report);
 }

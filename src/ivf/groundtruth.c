@@ -104,8 +104,9 @@ static int64_t batch_size(int32_t k)
     return n < 1 ? 1 : n > INT32_MAX / 2 ? INT32_MAX / 2 : n;
 }
 
-fgmm_status fgmm_groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
-                             int32_t k, const fgmm_resources *resources, int64_t *ids, float *distances)
+fgmm_status fgmm__groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
+                              int32_t k, const fgmm_resources *resources, fgmm_started *started, int64_t *ids,
+                              float *distances)
 {
     fgmm_status status = FGMM_OK;
     fgmm_workplace place = {0};
@@ -114,7 +115,7 @@ fgmm_status fgmm_groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const
     int64_t rows = fgmm_dataset_rows(dataset), step;
     if (k < 1 || k > rows)
         FGMM_FAIL(FGMM_ERR_INPUT, "-k %d: must be 1 to the number of rows, %lld", k, (long long)rows);
-    FGMM_TRY(fgmm__workplace_open(comm, dataset, resources, FGMM_SPHERICAL, 1, &place));
+    FGMM_TRY(fgmm__workplace_open(comm, dataset, resources, FGMM_SPHERICAL, 1, started, &place));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__scan_create(place.backend, &scan)));
     step = batch_size(k);
     fgmm__progress_begin("neighbours", "rows",
@@ -128,4 +129,10 @@ cleanup:
     fgmm__scan_destroy(scan);
     fgmm__workplace_close(&place);
     return fgmm__stopped_without_trace(status, "the ground truth");
+}
+
+fgmm_status fgmm_groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
+                             int32_t k, const fgmm_resources *resources, int64_t *ids, float *distances)
+{
+    return fgmm__groundtruth(comm, dataset, queries, n, k, resources, NULL, ids, distances);
 }

@@ -32,7 +32,7 @@ struct batch {
 };
 
 fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
-                                  int threads, fgmm_searcher **out)
+                                  int threads, fgmm_started *started, fgmm_searcher **out)
 {
     fgmm_status status = FGMM_OK;
     fgmm_searcher *searcher = NULL;
@@ -45,7 +45,8 @@ fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm
     FGMM_TRY(fgmm__comm_agree(comm, status));
     searcher->comm = comm;
     searcher->index = index;
-    FGMM_TRY(fgmm__workplace_open(comm, NULL, &resources, FGMM_SPHERICAL, index->k, &searcher->place));
+    FGMM_TRY(
+        fgmm__workplace_open(comm, NULL, &resources, FGMM_SPHERICAL, index->k, started, &searcher->place));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__scan_create(searcher->place.backend, &searcher->scan)));
     *out = searcher;
     searcher = NULL;
@@ -264,7 +265,7 @@ fgmm_status fgmm_search(fgmm_comm *comm, const fgmm_index *index, const float *q
 {
     fgmm_status status = FGMM_OK;
     fgmm_searcher *searcher = NULL;
-    FGMM_TRY(fgmm__searcher_create(comm, index, backend, threads, &searcher));
+    FGMM_TRY(fgmm__searcher_create(comm, index, backend, threads, NULL, &searcher));
     FGMM_TRY(fgmm__searcher_run(searcher, queries, n, k, nprobe, ids, distances, report));
 cleanup:
     fgmm__searcher_destroy(searcher);

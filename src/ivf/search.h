@@ -3,12 +3,13 @@
 #define FGMM_IVF_SEARCH_H
 
 #include "ivf/index.h"
+#include "ivf/ivf.h"
 
 typedef struct fgmm_searcher fgmm_searcher;
 
-/* Collective. The index stays the caller's. */
+/* Collective. The index stays the caller's. started: may be NULL; the rows it tells are none. */
 fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
-                                  int threads, fgmm_searcher **out);
+                                  int threads, fgmm_started *started, fgmm_searcher **out);
 void fgmm__searcher_destroy(fgmm_searcher *searcher); /* accepts NULL */
 /* Collective. As fgmm_search. */
 fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,

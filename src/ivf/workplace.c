@@ -15,15 +15,18 @@ static int threads_of(const fgmm_resources *resources)
 
 fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
-                                 fgmm_workplace *place)
+                                 fgmm_started *started, fgmm_workplace *place)
 {
     fgmm_status status = FGMM_OK;
     *place = (fgmm_workplace){.comm = comm};
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__device_open(comm, resources->backend, &place->device)));
     FGMM_TRY(fgmm__comm_agree(
         comm, fgmm__backend_create(comm, place->device, threads_of(resources), &place->backend)));
-    if (dataset == NULL)
+    if (dataset == NULL) {
+        if (started != NULL)
+            FGMM_TRY(fgmm__comm_agree(comm, started(place->device, 0, NULL)));
         goto cleanup;
+    }
     fgmm_shard_options options = {
         .residency = resources->residency,
         .device_memory_bytes = resources->device_memory_bytes,
@@ -35,6 +38,10 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
     FGMM_TRY(
         fgmm__comm_agree(comm, fgmm__shard_create(dataset, comm, place->device, &options, &place->shard)));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__shard_load(place->shard, NULL, NULL)));
+    if (started != NULL)
+        FGMM_TRY(fgmm__comm_agree(
+            comm, started(place->device, fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard),
+                          fgmm__shard_where(place->shard))));
 cleanup:
     if (status != FGMM_OK)
         fgmm__workplace_close(place);

@@ -4,7 +4,7 @@
 
 #include "backend/backend.h"
 #include "data/shard.h"
-#include "fgmm/ivf.h"
+#include "ivf/ivf.h"
 
 typedef struct {
     fgmm_comm *comm;
@@ -14,10 +14,10 @@ typedef struct {
 } fgmm_workplace;
 
 /* Collective; the same status on all ranks. dataset NULL: device and backend alone. k: components (or
- * centroids) the backend will be given, for its share of memory. */
+ * centroids) the backend will be given, for its share of memory. started: may be NULL. */
 fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
-                                 fgmm_workplace *place);
+                                 fgmm_started *started, fgmm_workplace *place);
 void fgmm__workplace_close(fgmm_workplace *place); /* of a zeroed or an opened one */
 
 /* A stop leaves nothing of these commands to go on from, so it is an error in the contract's sense: turns

@@ -17,6 +17,7 @@ for ranks in 2 3; do
     on $ranks build "$data" model.h5 -o other.h5 --log-json log --window 300KiB --exchange 100KiB --residency stream --tile-rows 1k >/dev/null
     cmp hard.h5 other.h5 || fail "hard lists differ on $ranks ranks"
     all_held_rows log $ranks
+    residency_was log stream
     on $ranks build "$data" model.h5 -o other.h5 --assign tau --tau 0.05 --threads 3 >/dev/null
     cmp tau.h5 other.h5 || fail "tau lists differ on $ranks ranks"
 done
@@ -33,7 +34,8 @@ on 3 groundtruth "$data" "$queries" -k 50 -o other.ibin >/dev/null
 cmp truth.ibin other.ibin || fail "ground truths differ on 3 ranks"
 for lists in hard tau; do
     "$FGMM" search $lists.h5 "$queries" --nprobe 1,4,32 --groundtruth truth.ibin --csv $lists.csv -o $lists-found.h5 >/dev/null
-    on 3 search $lists.h5 "$queries" --nprobe 1,4,32 --groundtruth truth.ibin --csv other.csv -o other.h5 >/dev/null
+    on 3 search $lists.h5 "$queries" --nprobe 1,4,32 --groundtruth truth.ibin --csv other.csv -o other.h5 --log-json log >/dev/null
+    all_held_rows log 3
     cmp $lists-found.h5 other.h5 || fail "$lists: results differ on 3 ranks"
     [ "$(cut -d, -f1-4 $lists.csv)" = "$(cut -d, -f1-4 other.csv)" ] || fail "$lists: counts differ on 3 ranks"
     # Probing every list finds everything and meets every row once.
