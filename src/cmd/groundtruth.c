@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "cmd/resources.h"
 #include "ivf/ivf.h"
+#include "ivf/results_file.h"
 #include "io/knn.h"
 
 static const char usage[] = "mpirun -n R fgmm groundtruth DATA... QUERIES -k 100 -o GT [OPTIONS]";
@@ -37,6 +38,7 @@ static fgmm_status open_inputs(const char **arguments, int n, fgmm_dataset **dat
     FGMM_TRY(fgmm__cmd_small_count("-k", k, &found->k));
     FGMM_TRY(fgmm__cmd_check_output(output));
     FGMM_TRY(fgmm_dataset_open(arguments, n - 1, &options, dataset));
+    FGMM_TRY(fgmm__results_check(output, 1, fgmm_dataset_rows(*dataset)));
     if (k > fgmm_dataset_rows(*dataset))
         FGMM_FAIL(FGMM_ERR_INPUT, "-k %lld: there are only %lld rows in %s", (long long)k,
                   (long long)fgmm_dataset_rows(*dataset), fgmm_dataset_name(*dataset));

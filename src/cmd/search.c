@@ -78,10 +78,8 @@ static fgmm_status check(struct run *run, int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "--recall-target is not part of this version; give --nprobe");
     FGMM_TRY(fgmm__cmd_small_count("-k", k, &run->k));
     FGMM_TRY(parse_nprobe(run));
-    if (output != NULL) {
-        FGMM_TRY(fgmm__results_check(output, run->settings));
+    if (output != NULL)
         FGMM_TRY(fgmm__cmd_check_output(output));
-    }
     if (csv_file != NULL)
         FGMM_TRY(fgmm__cmd_check_output(csv_file));
 cleanup:
@@ -110,6 +108,8 @@ static fgmm_status open_inputs(struct run *run, const char **arguments, int n_ar
     FGMM_TRY(check(run, n_arguments));
     FGMM_TRY(fgmm_index_open(arguments[0], &run->index));
     FGMM_TRY(fgmm__index_need_vectors(run->index));
+    if (output != NULL)
+        FGMM_TRY(fgmm__results_check(output, run->settings, fgmm_index_rows(run->index)));
     if (metric >= 0 && (fgmm_metric)metric != fgmm_index_metric(run->index))
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: built with --metric %s", arguments[0],
                   fgmm_metric_name(fgmm_index_metric(run->index)));

@@ -1,6 +1,6 @@
 /* The index file: how it lies on disk, writing it from all ranks, reading it list by list.
  *
- *   attributes   format="fgmm-ivf", version, metric, dtype, dim, n_rows, n_postings, assign, tau, max_lists
+ *   attributes   format="fgmm-ivf", version, metric, dtype, n_rows, n_postings, assign, tau, max_lists
  *   centroids    f32 [K][D]
  *   list_offsets u64 [K+1]     list j holds postings list_offsets[j] .. list_offsets[j+1]-1, ordered by id
  *   list_hashes  u64 [K]       sum over the list (mod 2^64) of xxh3(row's bytes, seed = place in the list);

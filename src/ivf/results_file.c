@@ -19,15 +19,19 @@ static bool is_hdf5(const char *path)
     return ends_with(path, ".h5") || ends_with(path, ".hdf5");
 }
 
-fgmm_status fgmm__results_check(const char *path, int settings)
+fgmm_status fgmm__results_check(const char *path, int settings, int64_t rows)
 {
     if (is_hdf5(path))
         return FGMM_OK;
     if (!ends_with(path, ".ivecs") && !ends_with(path, ".ibin"))
-        return fgmm__fail(FGMM_ERR_INPUT, "%s: results are written as .h5, .ivecs or .ibin", path);
+        return fgmm__fail(FGMM_ERR_INPUT, "%s: neighbours are written as .h5, .ivecs or .ibin", path);
     if (settings > 1)
         return fgmm__fail(FGMM_ERR_INPUT, "%s: holds the results of one nprobe; give one, or write to .h5",
                           path);
+    if (rows > (int64_t)INT32_MAX + 1)
+        return fgmm__fail(FGMM_ERR_INPUT,
+                          "%s: the format has 32-bit ids, too few for %lld rows; write to .h5", path,
+                          (long long)rows);
     return FGMM_OK;
 }
 

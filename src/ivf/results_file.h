@@ -5,9 +5,9 @@
 #include <stdint.h>
 #include "base/status.h"
 
-/* Local: refuses before the search what cannot be written after it: several settings in a format that holds
- * one. */
-fgmm_status fgmm__results_check(const char *path, int settings);
+/* Local: refuses before the work what cannot be written after it: an unknown format, several settings or ids
+ * from 2^31 on in a format that does not hold them. rows: ids are below it. */
+fgmm_status fgmm__results_check(const char *path, int settings, int64_t rows);
 /* Local (one rank). ids, distances: [settings][queries][k]. .h5: datasets ids and distances of that shape,
  * the first axis dropped for a single setting; .ivecs and .ibin hold one setting. Written beside its name and
  * renamed. */

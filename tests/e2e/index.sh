@@ -108,6 +108,8 @@ refused 2 'one nprobe' search hard.h5 "$queries" -o refused.ibin
 refused 2 'neighbours' search hard.h5 "$queries" --groundtruth truth.ibin -k 51 -o refused.h5
 refused 2 'only 1 rows\|only 1 row' groundtruth one.fbin "$queries" -k 2 -o refused.ibin
 refused 2 'dimension' groundtruth "$data" narrow.fbin -o refused.ibin
+refused 2 'written as' groundtruth "$data" "$queries" -o refused.txt
+refused 2 '32-bit ids' groundtruth synth:n=3G,d=4,k=2 synth:n=1,d=4,k=2 -o refused.ivecs
 refused 2 'not an index' export model.h5 --to faiss -o refused.faiss
 refused 2 'ends in .npy' export model.h5 --to npy -o refused.fbin
 "$FGMM" build "$data" model.h5 -o ids.h5 --vectors no >/dev/null

@@ -156,6 +156,19 @@ static void lists_are_those_of_a_plain_implementation(void **state)
     }
 }
 
+static void a_k_means_model_puts_rows_into_the_list_of_the_nearest_mean(void **state)
+{
+    (void)state;
+    clusters.model->algorithm = FGMM_KMEANS;
+    plain_lists *plain = make_plain(FGMM_ASSIGN_HARD);
+    const char *path = name_of("kmeans", -1);
+    fgmm_build_options options = options_of(FGMM_ASSIGN_HARD);
+    bool fine = build(comm, path, &options, NULL) && index_is(path, plain, true);
+    clusters.model->algorithm = FGMM_GMM;
+    free(plain);
+    assert_true(on_all_ranks(fine));
+}
+
 static bool same_bytes(const char *a, const char *b)
 {
     size_t na = 0, nb = 0;
@@ -300,6 +313,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(every_rank_has_rows),
         cmocka_unit_test(lists_are_those_of_a_plain_implementation),
+        cmocka_unit_test(a_k_means_model_puts_rows_into_the_list_of_the_nearest_mean),
         cmocka_unit_test(the_file_is_the_same_for_any_ranks_windows_rounds_and_tiles),
         cmocka_unit_test(without_vectors_the_index_holds_ids_alone),
         cmocka_unit_test(a_model_that_does_not_fit_the_data_is_refused_by_all),
