@@ -15,6 +15,7 @@
 #include "base/stop.h"
 #include "data/partition.h"
 #include "ivf/index.h"
+#include "model/model.h"
 #include "support/files.h"
 #include "support/lists.h"
 
