@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test that this machine can run; then the same code under the address and
-# undefined-behaviour sanitizers. What cannot run here (no GPU, no Slurm) is skipped with a message.
+# Installs what is missing, builds and tests under the address and undefined-behaviour sanitizers, then builds as usual and runs every
+# test that this machine can run. What cannot run here (no GPU, no Slurm) is skipped with a message.
 #
 #   scripts/test.sh [--no-install] [--no-main] [--no-sanitize] [--no-slurm] [--jobs N] [CTEST OPTIONS...]
 #
@@ -24,21 +24,19 @@ done
 
 [ $install = no ] || scripts/install_deps.sh
 export PATH=$PATH:/usr/local/cuda/bin
-# Real work on few cores takes all of them: one test at a time would wait, more than the cores would time out.
-test_jobs=$(((jobs + 1) / 2))
 status=0
 
-# The GPU has no sanitizer of this kind, Slurm and the oracles test no other code: the second round leaves them out.
+# The GPU has no sanitizer of this kind, Slurm and the oracles run no other code, timings mean nothing here: this round leaves them out.
 if [ $sanitize = yes ]; then
     cmake -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFGMM_CUDA=OFF -DFGMM_SANITIZE=address,undefined
     cmake --build build-sanitize -j "$jobs"
-    ctest --test-dir build-sanitize -j "$test_jobs" --output-on-failure -L 'unit|mpi|e2e' -E 'speed|install|layers' \
+    ctest --test-dir build-sanitize -j "$jobs" --output-on-failure -L 'unit|mpi|e2e' -E 'bench|speed|install|layers' \
         "${options[@]}" || status=1
 fi
 if [ $main = yes ]; then
     cmake -B build -G Ninja -DFGMM_TESTS=ON
     cmake --build build -j "$jobs"
-    ctest --test-dir build -j "$test_jobs" --output-on-failure "${exclude[@]}" "${options[@]}" || status=1
+    ctest --test-dir build -j "$jobs" --output-on-failure "${exclude[@]}" "${options[@]}" || status=1
 fi
 [ $status = 0 ] || echo "scripts/test.sh: some tests failed (see above)" >&2
 exit $status
