@@ -16,6 +16,7 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_TABLE_MEAN] = "the screen's means",
     [BUFFER_TABLE_SCALE] = "the screen's scales",
     [BUFFER_TABLE_TERMS] = "the screen's terms",
+    [BUFFER_SM90_RECORDS] = "the screen's records",
     [BUFFER_CANDIDATES] = "candidate lists",
     [BUFFER_COUNTS] = "candidate counts",
     [BUFFER_DENSE_ROWS] = "lists of dense rows",
@@ -83,6 +84,20 @@ static void cuda_destroy(fgmm_backend *backend)
     free(cuda);
 }
 
+/* Whether the kernels of kernels/sm90 run here. FGMM_KERNELS=generic keeps to the portable ones, to compare.
+ */
+static fgmm_status find_hopper(bool *hopper)
+{
+    fgmm_status status = FGMM_OK;
+    int device = 0, major = 0;
+    const char *wish = getenv("FGMM_KERNELS");
+    FGMM_CUDA(cudaGetDevice(&device));
+    FGMM_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    *hopper = major == 9 && (wish == NULL || strcmp(wish, "generic") != 0);
+cleanup:
+    return status;
+}
+
 static fgmm_status cuda_create(fgmm_comm *comm, fgmm_device *device, int threads, fgmm_backend **out)
 {
     fgmm_status status = FGMM_OK;
@@ -90,6 +105,7 @@ static fgmm_status cuda_create(fgmm_comm *comm, fgmm_device *device, int threads
     FGMM_ALLOC(cuda, 1, "the CUDA backend");
     cuda->base = (fgmm_backend){&fgmm__backend_cuda, comm, device, threads};
     cuda->stream = fgmm__device_stream(device);
+    FGMM_TRY(find_hopper(&cuda->hopper));
     for (int slot = 0; slot < 2; slot++) {
         FGMM_TRY(fgmm__pinned_alloc(device, FGMM_CHUNK_QUANTA * sizeof(int32_t), "counts of dense rows",
                                     (void **)&cuda->dense_counts[slot]));

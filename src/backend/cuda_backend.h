@@ -9,6 +9,7 @@
 #include "data/partition.h"
 #include "device/cuda_check.h"
 #include "kernels/kernels.h"
+#include "kernels/sm90/screen.h"
 
 _Static_assert((int)FGMM_QUANTUM == (int)FGMM_KERNEL_QUANTUM, "kernels cut rows at the same places");
 _Static_assert((int)FGMM_MOMENT_FULL == (int)FGMM_KERNEL_MOMENT_FULL &&
@@ -41,6 +42,7 @@ typedef enum {
     BUFFER_TABLE_MEAN,
     BUFFER_TABLE_SCALE,
     BUFFER_TABLE_TERMS,
+    BUFFER_SM90_RECORDS,
     BUFFER_CANDIDATES,
     BUFFER_COUNTS,
     BUFFER_DENSE_ROWS,
@@ -70,7 +72,8 @@ typedef enum {
 /* A model on the device. */
 typedef struct {
     fgmm_model_view view;
-    fgmm_screen_tables tables; /* not for full */
+    fgmm_screen_tables tables; /* not for full, nor where the Hopper screen serves */
+    fgmm_sm90_tables sm90;     /* records NULL: the generic screen serves */
     bool tied;
     double *whitening; /* [dim][dim], tied alone */
     double *origin;    /* [dim] */
@@ -128,6 +131,7 @@ typedef struct {
 struct fgmm__cuda_backend {
     fgmm_backend base;
     fgmm_stream stream;
+    bool hopper; /* the device has the instructions of kernels/sm90 */
     struct {
         void *pointer;
         size_t bytes;

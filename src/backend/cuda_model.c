@@ -37,6 +37,8 @@ int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
     if (shape != FGMM_FULL)
         bytes +=
             4 * table_values(k, dim) * (shape == FGMM_DIAG ? 2 : 1) + 16 * (size_t)pad(k, FGMM_SCREEN_TILE);
+    if (shape == FGMM_SPHERICAL && fgmm__sm90_serves(FGMM_FORM_SPHERICAL, k, dim))
+        bytes += (size_t)pad(k, FGMM_SM90_TILE) / FGMM_SM90_TILE * (size_t)fgmm__sm90_record_bytes(dim);
     return (int64_t)(bytes + 20 * (size_t)pad(dim, FGMM_SCREEN_DIMS));
 }
 
@@ -122,6 +124,30 @@ cleanup:
     return status;
 }
 
+/* A power of two that covers the means, and rows some standard deviations around them; rows further out are
+ * screened in fp32 terms elsewhere, so this need not be a bound of the data. */
+static double spread_of(const fgmm_components *c)
+{
+    double most = 0;
+    for (size_t i = 0; i < (size_t)c->k * (size_t)c->dim; i++)
+        most = fmax(most, fabs(c->means[i]));
+    return most > 0 ? exp2(ceil(log2(most))) : 1;
+}
+
+static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, double spread)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    size_t records = (size_t)pad(model->view.k, FGMM_SM90_TILE) / FGMM_SM90_TILE;
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_RECORDS,
+                                records * (size_t)fgmm__sm90_record_bytes(model->view.dim),
+                                &model->sm90.records));
+    FGMM_LAUNCH(fgmm__launch_sm90_tables(&model->view, model->origin, model->origin32, spread, &model->sm90,
+                                         cuda->stream));
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *c)
 {
     fgmm_status status = FGMM_OK;
@@ -144,7 +170,9 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
     model->view.mean = model->view.centre;
     if (model->tied)
         FGMM_TRY(whiten_means(cuda, c));
-    if (model->view.form != FGMM_FORM_FULL)
+    if (cuda->hopper && !model->tied && fgmm__sm90_serves(model->view.form, c->k, c->dim))
+        FGMM_TRY(make_sm90_tables(cuda, spread_of(c)));
+    else if (model->view.form != FGMM_FORM_FULL)
         FGMM_TRY(make_tables(cuda));
     FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm)); /* the caller may free the components */
 cleanup:

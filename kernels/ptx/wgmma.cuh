@@ -1,0 +1,75 @@
+/* Warpgroup matrix products (sm_90a): fp16 operands in shared memory, fp32 sums in registers. */
+#ifndef FGMM_PTX_WGMMA_CUH
+#define FGMM_PTX_WGMMA_CUH
+
+#include <stdint.h>
+#include "kernels/ptx/barrier.cuh"
+
+namespace fgmm::ptx
+{
+
+/* An operand tile of rows of 128 bytes (64 halves, the product's inner dimension), in the 128-byte swizzle:
+ * 16-byte piece p of row r lies at place p ^ (r % 8); groups of 8 rows follow each other 1,024 bytes apart.
+ * `tile` is 1,024-byte aligned, plus 32 bytes a step of 16 along the row. */
+__device__ __forceinline__ uint64_t operand(const void *tile)
+{
+    constexpr uint64_t kSwizzle128 = 1ull << 62, kGroupStride = (1024ull >> 4) << 32, kIgnored = 1ull << 16;
+    return ((shared_address(tile) & 0x3ffff) >> 4) | kIgnored | kGroupStride | kSwizzle128;
+}
+
+__device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+/* Ties the sums to this place in the program: no use of them moves across. */
+__device__ __forceinline__ void pin(float (&sums)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++)
+        asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+#define FGMM_8(i)                                                                                            \
+    "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]),              \
+        "+f"(s[i + 6]), "+f"(s[i + 7])
+
+/* s[64 x 128] (+)= A[64 x 16] B[128 x 16]'. In the sums of a thread, s[4j + 2h + c] is row 16*(warp of the
+ * warpgroup) + lane/4 + 8h, column 8j + 2*(lane%4) + c. add: 0 overwrites. */
+__device__ __forceinline__ void wgmma_64x128x16(float (&s)[64], uint64_t a, uint64_t b, int add)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 0;\n"
+        "}"
+        : FGMM_8(0), FGMM_8(8), FGMM_8(16), FGMM_8(24), FGMM_8(32), FGMM_8(40), FGMM_8(48), FGMM_8(56)
+        : "l"(a), "l"(b), "r"(add));
+}
+#undef FGMM_8
+
+template <int kRegisters> __device__ __forceinline__ void give_registers()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters> __device__ __forceinline__ void take_registers()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+} // namespace fgmm::ptx
+
+#endif
