@@ -455,10 +455,10 @@ int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_s
     if (error != cudaSuccess)
         return error;
     const int row_tiles = (rows->rows + Shape::kRows - 1) / Shape::kRows;
-    screen<Shape, T> < <<row_tiles<multiprocessors ? row_tiles : multiprocessors, Shape::kThreads, bytes,
-                                   stream>>>(*rows, *tables, *lists, row_tiles, least,
-                                             static_cast<float>(model->keep_bits),
-                                             octets_are_whole<T>(rows->data, rows->dim));
+    const int blocks = row_tiles < multiprocessors ? row_tiles : multiprocessors;
+    const bool whole = octets_are_whole<T>(rows->data, rows->dim);
+    screen<Shape, T><<<blocks, Shape::kThreads, bytes, stream>>>(*rows, *tables, *lists, row_tiles, least,
+                                                                 static_cast<float>(model->keep_bits), whole);
     return cudaGetLastError();
 }
 
