@@ -27,28 +27,31 @@ namespace
 
 /* A component's terms, [FGMM_SM90_TERMS][128] in a record:
  *   upper = kOffset + kProduct * (scaled x . scaled m) - kSquare * |x|^2 + kError * |x|
- *   lower = upper - kOffsetSlack - kSquareSlack * |x|^2 - 2 kError * |x| */
-enum Term { kOffset, kProduct, kSquare, kError, kOffsetSlack, kSquareSlack };
+ * and of the tile's components together, kWidths: the most that upper - lower can be is
+ *   widths[0] + widths[1] * |x|^2 + widths[2] * |x|. */
+enum Term { kOffset, kProduct, kSquare, kError, kWidths };
 
 /* Roundings. x and m to fp16: 2^-11 of each factor, so 2^-10 |x||m| of the product (and 2^-25 absolute a
  * value below fp16's normal range, scale taken off); fp32 sums of dim <= 128 products, truncated: dim 2^-23
  * |x||m|; |x|^2 in fp32 and the three operations that join the terms: 2^-16 |x|^2 F and 2^-20 (|offset| + F
  * |m|^2) are generous. */
 struct Terms {
-    float value[FGMM_SM90_TERMS];
+    float value[kWidths];
+    float width[3];
 };
 
 __device__ Terms terms_of(double offset, double factor, double norm, double scale, int dim)
 {
     if (isinf(offset))
-        return {{-INFINITY, 0, 0, 0, 0, 0}};
+        return {{-INFINITY, 0, 0, 0}, {0, 0, 0}};
     const double tiny = 0x1p-25 / scale * sqrt(static_cast<double>(dim));
     const double square = factor * norm * norm;
     const double slack = (fabs(offset) + square) * 0x1p-20 + 2 * factor * tiny * norm;
     const double error = 2 * factor * (norm * (0x1p-10 + 0x1p-14) + 2 * tiny);
     return {{__double2float_ru(offset - square + slack), static_cast<float>(2 * factor / (scale * scale)),
-             __double2float_rd(factor * (1 - 0x1p-16)), __double2float_ru(error),
-             __double2float_ru(2 * slack), __double2float_ru(factor * 0x1p-15 * 1.01)}};
+             __double2float_rd(factor * (1 - 0x1p-16)), __double2float_ru(error)},
+            {__double2float_ru(2 * slack), __double2float_ru(factor * 0x1p-15 * 1.01),
+             __double2float_ru(2 * error * 1.01)}};
 }
 
 /* Where half `column` of row `row` lies in a swizzled tile of `rows` rows, in halves. */
@@ -84,8 +87,12 @@ __global__ void fill_records(fgmm_model_view model, const double *origin, const 
         const Terms t = terms_of(real ? model.offset[k] : -INFINITY, real ? model.factor[k] : 1, norm,
                                  tables.scale, model.dim);
 #pragma unroll
-        for (int i = 0; i < FGMM_SM90_TERMS; i++)
+        for (int i = 0; i < kWidths; i++)
             terms[i * FGMM_SM90_TILE + place] = t.value[i];
+#pragma unroll
+        for (int i = 0; i < 3; i++) /* none is negative, so they compare as integers */
+            atomicMax(reinterpret_cast<int *>(terms + kWidths * FGMM_SM90_TILE + i),
+                      __float_as_int(t.width[i]));
     }
 }
 
@@ -256,19 +263,23 @@ __device__ __forceinline__ int compact(const RowList &list, int count, float thr
     return held > 0 ? kept : count;
 }
 
-/* Appends this tile's candidates of the quad's row h; s holds upper bounds. Columns beyond what fits: the row
- * is given up. */
+/* Appends this tile's candidates of the quad's row h. `most`, the largest upper bound of this lane, stands
+ * for all that it appends: an upper bound still, and no register is indexed at run time. What does not fit:
+ * the row is given up. */
 template <int h>
-__device__ __forceinline__ void append(const RowList &list, const float (&s)[64], float threshold,
+__device__ __forceinline__ void append(const RowList &list, const float (&s)[64], float most, float threshold,
                                        int first_component)
 {
     const int lane = threadIdx.x % 4;
-    int mine = 0;
+    unsigned wanted = 0; /* bit 2j + c: column 8j + 2 lane + c */
 #pragma unroll
-    for (int j = 0; j < 16; j++)
-        mine += (s[4 * j + 2 * h] >= threshold) + (s[4 * j + 2 * h + 1] >= threshold);
-    const int pair = mine + __shfl_xor_sync(kWholeWarp, mine, 1),
-              total = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
+    for (int j = 0; j < 16; j++) {
+        wanted |= s[4 * j + 2 * h] >= threshold ? 1u << (2 * j) : 0u;
+        wanted |= s[4 * j + 2 * h + 1] >= threshold ? 2u << (2 * j) : 0u;
+    }
+    const int mine = __popc(wanted);
+    const int pair = mine + __shfl_xor_sync(kWholeWarp, mine, 1);
+    const int total = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
     int count = *list.count;
     const bool full = total > 0 && count <= FGMM_CANDIDATES && count + total > FGMM_CANDIDATES;
     if (__any_sync(kWholeWarp, full)) {
@@ -278,40 +289,15 @@ __device__ __forceinline__ void append(const RowList &list, const float (&s)[64]
     }
     const bool open = count <= FGMM_CANDIDATES;
     /* lanes of a quad append one after the other */
-    const int neighbour = pair - mine, others = total - pair;
-    int at = count + (lane & 1 ? neighbour : 0) + (lane & 2 ? others : 0);
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            if (open && s[4 * j + 2 * h + c] >= threshold)
-                list.entries[at++] = {first_component + 8 * j + 2 * lane + c, s[4 * j + 2 * h + c]};
+    fgmm_candidate *at = list.entries + count + (lane & 1 ? pair - mine : 0) + (lane & 2 ? total - pair : 0);
+    for (unsigned left = open ? wanted : 0u; left != 0; left &= left - 1) {
+        const int bit = __ffs(left) - 1;
+        *at++ = {first_component + 8 * (bit / 2) + 2 * lane + bit % 2, most};
+    }
     __syncwarp();
     if (lane == 0)
         *list.count = open ? count + total : count;
     __syncwarp();
-}
-
-/* The largest lower bound of the quad's row h among the columns whose upper bound passes `best`. */
-template <int h>
-__device__ __forceinline__ float best_lower(const RowState &row, const float (&s)[64], const float *terms)
-{
-    const int lane = threadIdx.x % 4;
-    float best = row.best;
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            const float upper = s[4 * j + 2 * h + c];
-            if (upper > row.best) {
-                const float *term = terms + 8 * j + 2 * lane + c;
-                const float width = term[kOffsetSlack * FGMM_SM90_TILE] +
-                                    term[kSquareSlack * FGMM_SM90_TILE] * row.square +
-                                    2 * term[kError * FGMM_SM90_TILE] * row.norm;
-                best = fmaxf(best, upper - width);
-            }
-        }
-    return quad_max(best);
 }
 
 /* Products to upper bounds, in place; most[h]: the largest of row h in this thread. */
@@ -341,11 +327,12 @@ template <int h>
 __device__ __forceinline__ void take_candidates(RowState &row, const RowList &list, const float (&s)[64],
                                                 float most, const float *terms, int tile, float keep_bits)
 {
-    if (__any_sync(kWholeWarp, most > row.best))
-        row.best = best_lower<h>(row, s, terms);
+    const float *widths = terms + kWidths * FGMM_SM90_TILE;
+    const float width = fmaf(widths[2], row.norm, fmaf(widths[1], row.square, widths[0]));
+    row.best = fmaxf(row.best, quad_max(most) - width);
     const float threshold = fmaxf(row.best - keep_bits, -FLT_MAX); /* never admits -infinity */
     if (__any_sync(kWholeWarp, most >= threshold))
-        append<h>(list, s, threshold, tile * FGMM_SM90_TILE);
+        append<h>(list, s, most, threshold, tile * FGMM_SM90_TILE);
 }
 
 /* A warpgroup: the products of its 64 rows with every component tile. */
@@ -484,6 +471,10 @@ int fgmm__launch_sm90_tables(const fgmm_model_view *model, const double *origin,
     tables->tiles = (model->k + FGMM_SM90_TILE - 1) / FGMM_SM90_TILE;
     tables->halves = (model->dim + 63) / 64;
     tables->scale = static_cast<float>(0x1p12 / spread);
+    const cudaError_t error = cudaMemsetAsync(
+        tables->records, 0, static_cast<size_t>(tables->tiles) * fgmm__sm90_record_bytes(model->dim), stream);
+    if (error != cudaSuccess)
+        return error;
     fill_records<<<tables->tiles *(FGMM_SM90_TILE / kWarps), kWarps * kWarp, 0, stream>>>(
         *model, origin, origin32, *tables, static_cast<int>(fgmm__sm90_record_bytes(model->dim)));
     return cudaGetLastError();

@@ -11,7 +11,8 @@ extern "C" {
 
 enum {
     FGMM_SM90_TILE = 128, /* components a record */
-    FGMM_SM90_TERMS = 6,  /* floats a component beside its mean; a record stays a multiple of 1,024 bytes */
+    FGMM_SM90_TERMS = 6,  /* floats a component beside its mean (with what the tile has in common); a record
+                             stays a multiple of 1,024 bytes */
     FGMM_SM90_MAX_DIM = 128
 };
 
