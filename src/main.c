@@ -45,8 +45,6 @@ int main(int argc, char **argv)
     fgmm__progress_end();
     if (fgmm__cmd_comm() != NULL && fgmm__comm_broken(fgmm__cmd_comm()))
         fgmm__comm_abort(fgmm__cmd_comm(), status);
-    if (fgmm__cmd_comm() != NULL && fgmm__comm_broken(fgmm__cmd_comm()))
-        fgmm__comm_abort(fgmm__cmd_comm(), status);
     if (status != FGMM_OK && rank == 0)
         fprintf(stderr, "fgmm: %s: %s\n", argv[1], fgmm_error_message());
     fgmm__event_close();

@@ -1,4 +1,5 @@
-/* A dataset: one or several sources (files, folders, globs, lists, synth: specs) read as one array of rows. */
+/* A dataset: one or several sources (files, folders, globs, lists, synth: specs) read as one array of rows.
+ */
 #ifndef FGMM_DATASET_H
 #define FGMM_DATASET_H
 
@@ -13,13 +14,13 @@ typedef struct fgmm_dataset fgmm_dataset;
 
 typedef struct {
     int64_t row_begin, row_end; /* --rows A:B of the concatenated array; row_end < 0: to the end */
-    fgmm_metric metric;         /* FGMM_COSINE: rows are returned as f32 of unit length (a zero row stays zero) */
+    fgmm_metric metric; /* FGMM_COSINE: rows are returned as f32 of unit length (a zero row stays zero) */
 } fgmm_dataset_options;
 
-/* Local: every rank opens the same sources by itself. `sources` are file names, folders, quoted globs, "@LIST" or
- * "synth:..." specs; order as given, folders and globs sorted by name. Checks each file's size against its
- * header, and that dimension and dtype agree among files (FGMM_ERR_INPUT naming the file otherwise).
- * `options` may be NULL for all rows and L2. */
+/* Local: every rank opens the same sources by itself. `sources` are file names, folders, quoted globs,
+ * "@LIST" or "synth:..." specs; order as given, folders and globs sorted by name. Checks each file's size
+ * against its header, and that dimension and dtype agree among files (FGMM_ERR_INPUT naming the file
+ * otherwise). `options` may be NULL for all rows and L2. */
 fgmm_status fgmm_dataset_open(const char *const *sources, int n_sources, const fgmm_dataset_options *options,
                               fgmm_dataset **out);
 void fgmm_dataset_close(fgmm_dataset *dataset); /* accepts NULL */
@@ -30,8 +31,8 @@ fgmm_dtype fgmm_dataset_dtype(const fgmm_dataset *dataset); /* of the rows retur
 fgmm_metric fgmm_dataset_metric(const fgmm_dataset *dataset);
 const char *fgmm_dataset_name(const fgmm_dataset *dataset); /* the sources as given, joined by ", " */
 
-/* Reads global rows [begin, end) into `rows` ([end-begin][dim] of the dataset's dtype, host memory, row-major).
- * Local, thread-safe. A short read is FGMM_ERR_RUNTIME. */
+/* Reads global rows [begin, end) into `rows` ([end-begin][dim] of the dataset's dtype, host memory,
+ * row-major). Local, thread-safe. A short read is FGMM_ERR_RUNTIME. */
 fgmm_status fgmm_dataset_read(const fgmm_dataset *dataset, int64_t begin, int64_t end, void *rows);
 
 #ifdef __cplusplus

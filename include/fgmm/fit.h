@@ -17,17 +17,17 @@ typedef struct {
     fgmm_covariance covariance;
     int32_t k;
     int64_t max_iter;
-    double tol;        /* nats a row; k-means: share of the mean squared distance; 0 never stops */
+    double tol; /* nats a row; k-means: share of the mean squared distance; 0 never stops */
     double reg_covar;
     fgmm_init init;
     const char *init_model; /* path for FGMM_INIT_MODEL */
     uint64_t seed;
     /* where it runs */
     fgmm_backend_kind backend;
-    int threads;                 /* 0: size of the affinity mask */
+    int threads; /* 0: size of the affinity mask */
     fgmm_residency residency;
     int64_t device_memory_bytes, host_memory_bytes; /* caps a rank, 0: automatic */
-    int64_t tile_rows;           /* 0: by size */
+    int64_t tile_rows;                              /* 0: by size */
     /* checkpoints; NULL path: none */
     const char *checkpoint;
     double checkpoint_seconds;
@@ -36,9 +36,10 @@ typedef struct {
 
 void fgmm_fit_defaults(fgmm_fit_options *options); /* the command line's defaults; k stays 0 */
 
-/* Collective: every rank passes the same dataset and options; the model (the same on all ranks) is the caller's.
- * FGMM_STOPPED: a checkpoint was written. */
-fgmm_status fgmm_fit(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_fit_options *options, fgmm_model **out);
+/* Collective: every rank passes the same dataset and options; the model (the same on all ranks) is the
+ * caller's. FGMM_STOPPED: a checkpoint was written. */
+fgmm_status fgmm_fit(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_fit_options *options,
+                     fgmm_model **out);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,7 @@
 #include "cmd/resources.h"
 #include "ivf/ivf.h"
 
-static const char usage[] = "mpirun -n R fgmm assign DATA... MODEL.h5 -o OUT.h5 [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm assign DATA... MODEL.h5 -o OUT.h5 [OPTIONS]";
 static const char description[] = "Writes the most likely components of every row (labels, responsibilities) "
                                   "and the row's log-density (log_prob, nats).";
 

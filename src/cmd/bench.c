@@ -19,13 +19,12 @@ static const struct {
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static const char usage[] =
-    "mpirun -n R fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read [DATA...] [OPTIONS]";
+    "[mpirun -n R] fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read [DATA...] [OPTIONS]";
 static const char description[] =
     "Checks the answer against a plain float64 reference, then times; prints one JSON object.\n"
     "estep, kmeans: one E-step (k-means: nearest centroids) over DATA or over rows of a known mixture, "
-    "resident, with the\n"
-    "reduction over ranks. gemm: the vendor's large product. copy: within the backend's memory. h2d: pinned "
-    "host memory to the\n"
+    "resident, with the reduction over ranks.\n"
+    "gemm: the vendor's large product. copy: within the backend's memory. h2d: pinned host memory to the "
     "GPU. allreduce: 64-bit sums over ranks. read: DATA through the readers.";
 
 double fgmm__bench_times(fgmm_bench *bench, double *seconds)

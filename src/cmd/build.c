@@ -6,23 +6,23 @@
 #include "cmd/resources.h"
 #include "ivf/ivf.h"
 
-static const char usage[] = "mpirun -n R fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
 static const char description[] =
     "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
 
 enum { RULE_HARD, RULE_TAU };
 
-static const char *output, *ids_file;
+static const char *output;
 static int rule = RULE_HARD, vectors = 0, metric = -1;
-static double tau = -1, replication;
-static int64_t max_lists = 8, sketch, window_bytes, exchange_bytes;
+static double tau = -1;
+static int64_t max_lists = 8, window_bytes, exchange_bytes;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
     {"-o,--output", FGMM_OPT_TEXT, &output, "INDEX.h5", "where the index goes"},
     {"--assign", FGMM_OPT_CHOICE, &rule, "hard|tau|soar|closure|need",
-     "hard: the most likely component (k-means: the nearest); tau: every one with responsibility T or more "
-     "(hard)"},
+     "hard: the most likely component (k-means: the nearest); tau: every one with responsibility T or more; "
+     "the others are not part of this version (hard)"},
     {"--tau", FGMM_OPT_REAL, &tau, "T", "least responsibility of --assign tau (1/K)"},
     {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row of --assign tau (8)"},
     {"--vectors", FGMM_OPT_CHOICE, &vectors, "yes|no", "store the rows, or their ids alone (yes)"},
@@ -33,9 +33,9 @@ static const fgmm_option table[] = {
      "of the free memory)"},
     {"--exchange", FGMM_OPT_BYTES, &exchange_bytes, "BYTES",
      "bytes a rank sends in one round of the exchange (64MiB)"},
-    {"--replication", FGMM_OPT_REAL, &replication, "R", "not part of this version"},
-    {"--sketch", FGMM_OPT_COUNT, &sketch, "M", "not part of this version"},
-    {"--ids", FGMM_OPT_TEXT, &ids_file, "FILE", "not part of this version"},
+    {"--replication", FGMM_OPT_LATER, NULL, NULL, NULL},
+    {"--sketch", FGMM_OPT_LATER, NULL, NULL, NULL},
+    {"--ids", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 
@@ -49,8 +49,6 @@ static fgmm_status check(int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs -o INDEX.h5");
     if (rule > RULE_TAU)
         FGMM_FAIL(FGMM_ERR_INPUT, "--assign %s is not part of this version; hard and tau are", rules[rule]);
-    if (replication != 0 || sketch != 0 || ids_file != NULL)
-        FGMM_FAIL(FGMM_ERR_INPUT, "--replication, --sketch and --ids are not part of this version");
     if (max_lists < 1 || max_lists > 64)
         FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %lld: must be 1 to 64", (long long)max_lists);
     if (tau > 1)

@@ -45,12 +45,10 @@ static const fgmm_option global_table[] = {
     {"--comm-timeout", FGMM_OPT_REAL, &globals.comm_timeout_seconds, "S",
      "give up when a peer has shown no sign of life for S seconds (300)"},
     {"--precision", FGMM_OPT_CHOICE, &globals.precision, "auto|fast",
-     "auto: answers as from fp32 arithmetic or better; fast: one half-precision product, no rescoring "
-     "(auto)"},
+     "auto: answers as from fp32 arithmetic or better; fast is not part of this version (auto)"},
     {"--progress", FGMM_OPT_CHOICE, &globals.progress, "auto|always|never",
      "a live line with rate and time left on a terminal, a line now and then in a file; always: the live "
-     "line "
-     "wherever stderr goes (auto)"},
+     "line wherever stderr goes (auto)"},
     {"--log-json", FGMM_OPT_TEXT, &globals.log_json, "FILE",
      "append one JSON object an event: start, iteration, checkpoint, end (none)"},
     {"-q,--quiet", FGMM_OPT_FLAG, &globals.quiet, NULL, "errors and warnings alone on stderr"},
@@ -117,6 +115,8 @@ static fgmm_status check_globals(void)
     if (globals.comm_timeout_seconds <= 0)
         return fgmm__fail(FGMM_ERR_INPUT, "--comm-timeout: %g is not a time above 0",
                           globals.comm_timeout_seconds);
+    if (globals.precision != 0)
+        return fgmm__fail(FGMM_ERR_INPUT, "`--precision fast` is not part of this version; auto is");
     if (globals.quiet && globals.verbose)
         return fgmm__fail(FGMM_ERR_INPUT, "-q and -v exclude each other");
     return FGMM_OK;
@@ -197,17 +197,5 @@ fgmm_status fgmm__cmd_parse_rows(const char *text, fgmm_dataset_options *options
     if (!good || options->row_begin < 0 || (options->row_end >= 0 && options->row_end <= options->row_begin))
         return fgmm__fail(FGMM_ERR_INPUT, "--rows %s: not a range of rows; expected A:B with A < B, A: or :B",
                           text);
-    return FGMM_OK;
-}
-
-fgmm_status fgmm__cmd_refuse_later(int argc, char **argv, const char *const *names)
-{
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
-        for (int j = 0; names[j] != NULL; j++) {
-            size_t length = strlen(names[j]);
-            if (strncmp(argv[i], names[j], length) == 0 &&
-                (argv[i][length] == '\0' || argv[i][length] == '='))
-                return fgmm__fail(FGMM_ERR_INPUT, "`%s` is not part of this version", names[j]);
-        }
     return FGMM_OK;
 }

@@ -43,9 +43,6 @@ int fgmm__cmd_threads(void); /* threads of this rank after defaults */
 fgmm_status fgmm__cmd_check_output(const char *path);
 /* "A:B", "A:", ":B" (counts with suffixes) into options->row_begin and row_end. Local. */
 fgmm_status fgmm__cmd_parse_rows(const char *text, fgmm_dataset_options *options);
-/* Refuses options of the contract that this version does not have yet; `names` ends with NULL. Local, before
- * fgmm__cmd_parse. */
-fgmm_status fgmm__cmd_refuse_later(int argc, char **argv, const char *const *names);
 /* Emits the JSON event "start" (versions, commit, hosts, devices, rows of each rank, residency where known;
  * NULL where not) - collective. */
 fgmm_status fgmm__cmd_start_event(const char *command, const fgmm_device *device, int64_t my_rows,

@@ -8,7 +8,7 @@
 #include "data/sample.h"
 #include "io/writer.h"
 
-static const char usage[] = "fgmm convert IN... OUT [--rows A:B] [--dtype T] [--sample N]";
+static const char usage[] = "[mpirun -n R] fgmm convert IN... OUT [OPTIONS]";
 static const char description[] =
     "Reads IN as one array of rows and writes them to OUT in the format of its extension:\n"
     ".fvecs .bvecs .fbin .f16bin .u8bin .i8bin .npy .h5 (dataset /train).";

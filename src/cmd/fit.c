@@ -14,7 +14,7 @@
 #include "fit/fit.h"
 #include "model/model.h"
 
-static const char usage[] = "fgmm fit DATA... -k K -o MODEL.h5 [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm fit DATA... -k K -o MODEL.h5 [OPTIONS]";
 static const char description[] =
     "Fits a Gaussian mixture (or k-means) to the rows of DATA and writes the model.\n"
     "DATA: files, folders, quoted globs, @LIST or synth:n=1M,d=128,k=1024 - read as one array of rows.";
@@ -43,8 +43,7 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--max-iter", FGMM_OPT_COUNT, &a->fit.max_iter, "N", "most iterations (100)"},
         {"--tol", FGMM_OPT_REAL, &a->fit.tol, "T",
          "stop when the mean log-likelihood a row changes by less than T nats; k-means: when the mean "
-         "squared distance "
-         "changes by a smaller share; 0 never stops (1e-3)"},
+         "squared distance changes by a smaller share; 0 never stops (1e-3)"},
         {"--reg-covar", FGMM_OPT_REAL, &a->fit.reg_covar, "R", "added to the variances (1e-6)"},
         {"--init", FGMM_OPT_TEXT, &a->init, "kmeans++|kmeans|random|MODEL.h5",
          "where to start (kmeans++ on a seeded sample of min(N, 64 K) rows; random above K=8192)"},
@@ -60,12 +59,11 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS",
          "time between checkpoints (60)"},
         {"--resume", FGMM_OPT_FLAG, &a->resume, NULL, "go on from the checkpoint; without one, start afresh"},
+        {"--n-init", FGMM_OPT_LATER, NULL, NULL, NULL},
+        {"--train-rows", FGMM_OPT_LATER, NULL, NULL, NULL},
+        {"--weights", FGMM_OPT_LATER, NULL, NULL, NULL},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
     };
-    static const char *const later[] = {"--n-init", "--train-rows", "--weights", NULL};
-    fgmm_status status = fgmm__cmd_refuse_later(argc, argv, later);
-    if (status != FGMM_OK)
-        return status;
     return fgmm__cmd_parse(argc, argv, usage, description, table, sources, n_sources, done);
 }
 

@@ -9,7 +9,7 @@
 #include "ivf/results_file.h"
 #include "io/knn.h"
 
-static const char usage[] = "mpirun -n R fgmm groundtruth DATA... QUERIES -k 100 -o GT [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm groundtruth DATA... QUERIES -k 100 -o GT [OPTIONS]";
 static const char description[] =
     "Finds the exact nearest rows of every query (squared L2, ties to the smaller row number).";
 

@@ -11,7 +11,7 @@
 static const char usage[] = "fgmm info FILE";
 static const char description[] =
     "Says what FILE holds, one `key: value` a line: rows of any format (FILE.h5:/dataset and synth: specs "
-    "too), models,\n"
+    "too), models, "
     "checkpoints, indexes, neighbours. Files with a hash are checked against it.";
 
 static void print_line(const char *key, const char *value, void *data)

@@ -10,7 +10,7 @@
 #include "ivf/results_file.h"
 #include "ivf/search.h"
 
-static const char usage[] = "mpirun -n R fgmm search INDEX.h5 QUERIES... [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm search INDEX.h5 QUERIES... [OPTIONS]";
 static const char description[] = "Finds the nearest rows of every query in the NPROBE lists whose centroids "
                                   "are nearest to it, and tells recall against cost.";
 
@@ -19,7 +19,6 @@ enum { MOST_SETTINGS = 256 };
 static const char *output, *truth_file, *csv_file, *nprobe_list = "1,2,4,8,16";
 static int64_t k = 10;
 static int metric = -1;
-static double recall_target;
 
 static const fgmm_option table[] = {
     {"-k,--neighbors", FGMM_OPT_COUNT, &k, "K", "neighbours a query (10)"},
@@ -31,7 +30,7 @@ static const fgmm_option table[] = {
      "ids and distances: .h5, or .ivecs or .ibin for one nprobe (none)"},
     {"--csv", FGMM_OPT_TEXT, &csv_file, "FILE", "write the table there, too (none)"},
     FGMM_METRIC_OPTION(metric, "the index's"),
-    {"--recall-target", FGMM_OPT_REAL, &recall_target, "T", "not part of this version"},
+    {"--recall-target", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 
@@ -74,8 +73,6 @@ static fgmm_status check(struct run *run, int n_arguments)
     fgmm_status status = FGMM_OK;
     if (n_arguments < 2)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs an index and queries: %s", usage);
-    if (recall_target != 0)
-        FGMM_FAIL(FGMM_ERR_INPUT, "--recall-target is not part of this version; give --nprobe");
     FGMM_TRY(fgmm__cmd_small_count("-k", k, &run->k));
     FGMM_TRY(parse_nprobe(run));
     if (output != NULL)

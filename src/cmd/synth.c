@@ -7,15 +7,14 @@
 #include "data/copy.h"
 #include "io/writer.h"
 
-static const char usage[] = "fgmm synth SPEC OUT";
+static const char usage[] = "[mpirun -n R] fgmm synth SPEC OUT [OPTIONS]";
 static const char description[] =
     "Writes the rows of a known mixture to OUT in the format of its extension.\n"
     "SPEC: n=1M,d=128,k=1024 and, where wanted, seed=0 dtype=f32|f16|u8|i8 spread=0.1 anisotropy=1 "
-    "weights=equal|zipf noise=0.\n"
+    "weights=equal|zipf noise=0, all joined by commas.\n"
     "spread: standard deviation of a component, in halves of the cube's edge that means are drawn from; "
-    "anisotropy: largest\n"
-    "over smallest standard deviation; noise: share of uniform rows. A row depends on its number and the "
-    "seed alone.";
+    "anisotropy: largest over smallest standard deviation; noise: share of uniform rows.\n"
+    "A row depends on its number and the seed alone.";
 
 static fgmm_status check_dtype(const char *path, const fgmm_dataset *dataset)
 {

@@ -2,13 +2,13 @@
 #include "fit/fit.h"
 
 #include "base/clock.h"
+#include "base/event.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
 #include "em/em.h"
 #include "init/init.h"
 #include "model/covariance.h"
-#include "base/event.h"
 
 #include <errno.h>
 #include <math.h>
@@ -158,8 +158,8 @@ static fgmm_status resume(fit *f, fgmm_model **out)
     f->phase = checkpoint.phase;
     *out = checkpoint.model;
     checkpoint.model = NULL;
-    fgmm__info("%s: going on after %s iteration %lld", path, f->phase == FGMM_PHASE_KMEANS ? "start" : "",
-               *out != NULL ? (long long)(*out)->n_iter : 0);
+    fgmm__info("%s: going on after iteration %lld%s", path, *out != NULL ? (long long)(*out)->n_iter : 0,
+               f->phase == FGMM_PHASE_KMEANS ? " of the k-means start" : "");
 cleanup:
     fgmm_model_destroy(checkpoint.model);
     return status;

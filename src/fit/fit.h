@@ -10,11 +10,10 @@
 /* Told once the shard is loaded and before the first iteration; all ranks call it together. */
 typedef struct {
     fgmm_status (*started)(const fgmm_device *device, int64_t my_rows, const char *residency);
-    char residency[64];         /* out: where the shard lived */
-    char pace[128];             /* out: what set the pace */
-    int64_t peak_device_bytes;  /* out: of this rank */
-    int64_t peak_host_bytes;    /* out: buffers and resident rows of this rank's shard */
-    int64_t extra_device_bytes; /* out: taken beside the shard */
+    char residency[64];        /* out: where the shard lived */
+    char pace[128];            /* out: what set the pace */
+    int64_t peak_device_bytes; /* out: of this rank */
+    int64_t peak_host_bytes;   /* out: buffers and resident rows of this rank's shard */
 } fgmm_fit_watch;
 
 /* fgmm_fit with a watch (may be NULL). Collective. */

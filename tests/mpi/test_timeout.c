@@ -67,8 +67,7 @@ static void a_silent_rank_is_named_in_time(void **state)
         double waited = fgmm__seconds() - since;
         ok &= waited >= timeout_seconds && waited < 2.5 * timeout_seconds;
         ok &= strncmp(fgmm_error_message(), expected, strlen(expected)) == 0;
-        ok &= strstr(fgmm_error_message(), " seconds (see --comm-timeout)") !=
-              NULL;
+        ok &= strstr(fgmm_error_message(), " seconds (see --comm-timeout)") != NULL;
         ok &= fgmm__comm_broken(other);
         /* From here on everything fails at once. */
         since = fgmm__seconds();
