@@ -1,5 +1,6 @@
 # What the scripts share; read by them: . "$FGMM_SOURCE/tests/support/e2e.sh"
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # $got and $python are for the scripts
 
 fail() {
     echo "FAILED: $*" >&2
@@ -53,8 +54,16 @@ wait_for() {
     done
 }
 
-# have_python MODULES...: is there a Python that can import them?
+# have_gpu: is there a GPU, and a backend for it in this program?
+have_gpu() {
+    nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null && ! "$FGMM" --version | grep '^CUDA architectures: none' >/dev/null
+}
+
+# have_python MODULES: sets $python to a Python that can import these (separated by commas); the system's one has what
+# the distribution's packages bring, whatever stands before it on the path.
 have_python() {
-    local IFS=,
-    command -v python3 >/dev/null && python3 -c "import $*" 2>/dev/null
+    for python in python3 /usr/bin/python3; do
+        if "$python" -c "import $1" 2>/dev/null; then return 0; fi
+    done
+    return 1
 }
