@@ -72,6 +72,15 @@ int32_t fgmm__cpu_chunk(int32_t k)
     return k < CHUNK ? k : CHUNK;
 }
 
+/* Bits below a row's largest responsibility that are kept. Distances in units of a component's own variance
+ * have no limit but reg_covar: a component of few rows is flat in most directions, and the variance there is
+ * what far rows of tiny responsibilities bring. Types that have a variance a direction hear of them; a single
+ * variance is never that small. */
+static double mass_bits(fgmm_covariance shape)
+{
+    return shape == FGMM_DIAG || shape == FGMM_FULL ? 52 + FGMM_MASS_BITS : 10 + FGMM_MASS_BITS;
+}
+
 static size_t factor_count(fgmm_covariance shape, int32_t k, int32_t dim)
 {
     size_t d = (size_t)dim;
@@ -147,7 +156,7 @@ fgmm_status fgmm__cpu_model_create(const fgmm_components *components, fgmm__cpu_
     m->dim = dim;
     m->block_rows = fgmm__cpu_block_rows(k);
     m->chunk = fgmm__cpu_chunk(k);
-    m->margin = m->hard ? 0 : 10 + FGMM_MASS_BITS + log2(k);
+    m->margin = m->hard ? 0 : mass_bits(m->shape) + log2(k);
     FGMM_ALLOC(m->origin, dim, "components");
     FGMM_ALLOC(m->means, vectors, "components");
     FGMM_ALLOC(m->offsets, k, "components");

@@ -104,3 +104,9 @@ int64_t fgmm__memory_available(void)
 {
     return fgmm__memory_available_in("/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup");
 }
+
+int64_t fgmm__memory_resident(void)
+{
+    int64_t kib;
+    return find_number("/proc/self/status", "VmRSS:", &kib) ? kib * 1024 : 0;
+}

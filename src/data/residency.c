@@ -81,7 +81,8 @@ static fgmm_status check_cap(const fgmm_layout_request *r, const char *memory, i
 
 fgmm_status fgmm__layout_decide(const fgmm_layout_request *r, fgmm_layout *out)
 {
-    int64_t host_free = r->host_bytes - r->host_taken, device_free = r->device_bytes - r->device_taken;
+    int64_t host_free = most(r->host_bytes - r->host_taken - r->host_held, 0),
+            device_free = r->device_bytes - r->device_taken;
     int64_t all = r->rows * r->row_bytes; /* of a file that exists: no overflow */
     fgmm_residency residency = r->residency;
     if (residency == FGMM_RESIDENCY_DEVICE && !r->has_device)

@@ -20,6 +20,15 @@ static int64_t host_cap(const fgmm_shard_options *options, fgmm_comm *comm)
     return less_reserve(fgmm__memory_available()) / fgmm__comm_node_size(comm);
 }
 
+/* A cap that a user gives is on all that a rank takes: with its libraries, and the stacks and heaps of
+ * threads that come yet. What a GPU's driver maps is left out: it can be more than any sensible buffers. */
+static int64_t held(const fgmm_shard_options *options, const fgmm_device *device)
+{
+    if (options->host_memory_bytes == 0 || device != NULL)
+        return 0;
+    return fgmm__memory_resident() + ((int64_t)4 << 20);
+}
+
 static int64_t device_cap(const fgmm_shard_options *options, fgmm_comm *comm, fgmm_device *device)
 {
     if (device == NULL)
@@ -43,8 +52,8 @@ static fgmm_status agree_request(const fgmm_shard *shard, const fgmm_shard_optio
     bool cpu = shard->device == NULL;
     /* Largest of the negated caps: the smallest cap. */
     int64_t weakest[] = {-host_cap(options, shard->comm), -device_cap(options, shard->comm, shard->device),
-                         options->backend_bytes};
-    fgmm_status status = fgmm__comm_max_i64(shard->comm, weakest, 3);
+                         options->backend_bytes, held(options, shard->device)};
+    fgmm_status status = fgmm__comm_max_i64(shard->comm, weakest, 4);
     *out = (fgmm_layout_request){
         .residency = options->residency,
         .has_device = !cpu,
@@ -55,6 +64,7 @@ static fgmm_status agree_request(const fgmm_shard *shard, const fgmm_shard_optio
         .device_bytes = -weakest[1],
         .host_taken = cpu ? weakest[2] : 0,
         .device_taken = cpu ? 0 : weakest[2],
+        .host_held = weakest[3],
     };
     return status;
 }

@@ -13,7 +13,7 @@
 static double mean_log(const fgmm_stats *stats, const fgmm_grid *grid, const fgmm_components *components)
 {
     double mean = fgmm__stats_log(stats, grid) / (double)*stats->rows;
-    return components->hard ? mean : mean * M_LN2;
+    return components->hard ? -fabs(mean) : mean * M_LN2; /* -0, so that no distance is printed as -0 */
 }
 
 /* The M-step, a look at the new covariances, and the repair of components that starved or are not positive

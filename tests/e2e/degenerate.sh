@@ -36,7 +36,7 @@ survives() {
     status on 3 fit "$@" -k "$k" --max-iter 10 --backend cpu --residency stream -o other.h5
     [ "$got" = 0 ] || fail "$name: exit status $got on 3 ranks: $(cat err)"
     same "$name.h5" other.h5 "$name"
-    grep '^fgmm: warning' err | cmp -s - warnings || fail "$name: other warnings on 3 ranks: $(cat err)"
+    { grep '^fgmm: warning' err || true; } | cmp -s - warnings || fail "$name: other warnings on 3 ranks: $(cat err)"
 }
 
 repaired() {
