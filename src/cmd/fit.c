@@ -54,7 +54,7 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--device-memory", FGMM_OPT_BYTES, &a->fit.device_memory_bytes, "BYTES",
          "cap of device memory a rank (what is free)"},
         {"--host-memory", FGMM_OPT_BYTES, &a->fit.host_memory_bytes, "BYTES",
-         "cap of host memory a rank (its share of the node)"},
+         "host memory a rank may take (its share of the node's)"},
         {"--checkpoint", FGMM_OPT_TEXT, &a->checkpoint, "FILE", "checkpoint file (MODEL.h5.ckpt)"},
         {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS",
          "time between checkpoints (60)"},

@@ -20,11 +20,11 @@ static int64_t host_cap(const fgmm_shard_options *options, fgmm_comm *comm)
     return less_reserve(fgmm__memory_available()) / fgmm__comm_node_size(comm);
 }
 
-/* A cap that a user gives is on all that a rank takes: with its libraries, and the stacks and heaps of
- * threads that come yet. What a GPU's driver maps is left out: it can be more than any sensible buffers. */
+/* Libraries, and the stacks and heaps of threads that come yet. What a GPU's driver maps is left out: it can
+ * be more than any sensible buffers. */
 static int64_t held(const fgmm_shard_options *options, const fgmm_device *device)
 {
-    if (options->host_memory_bytes == 0 || device != NULL)
+    if (!options->cap_whole_process || options->host_memory_bytes == 0 || device != NULL)
         return 0;
     return fgmm__memory_resident() + ((int64_t)4 << 20);
 }

@@ -14,6 +14,8 @@ typedef struct {
     int64_t device_memory_bytes; /* caps of this rank; 0: what the device has free, less a reserve */
     int64_t host_memory_bytes; /* 0: what the node has available (cgroup limits heeded), divided by its ranks,
                                   less a reserve */
+    bool cap_whole_process;    /* what this process holds already counts toward host_memory_bytes, as a user
+                                  would count it */
     int64_t tile_rows;         /* 0: by size; rounded up to whole quanta */
     int64_t backend_bytes;     /* device (CUDA) or host (CPU) memory the backend needs beside the shard */
 } fgmm_shard_options;

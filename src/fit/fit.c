@@ -188,6 +188,7 @@ static fgmm_status load_shard(fit *f)
         .residency = o->residency,
         .device_memory_bytes = o->device_memory_bytes,
         .host_memory_bytes = o->host_memory_bytes,
+        .cap_whole_process = true,
         .tile_rows = o->tile_rows,
         .backend_bytes = f->backend->ops->workspace_bytes(o->covariance, moment, o->k, dim),
     };

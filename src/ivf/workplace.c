@@ -31,6 +31,7 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
         .residency = resources->residency,
         .device_memory_bytes = resources->device_memory_bytes,
         .host_memory_bytes = resources->host_memory_bytes,
+        .cap_whole_process = true,
         .tile_rows = resources->tile_rows,
         .backend_bytes =
             place->backend->ops->workspace_bytes(shape, FGMM_MOMENT_NONE, k, fgmm_dataset_dim(dataset)),
