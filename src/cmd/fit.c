@@ -199,7 +199,8 @@ fgmm_status fgmm__cmd_fit(int argc, char **argv)
         status = fgmm_dataset_open(sources, n_sources, &options, &dataset);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     if (whole) {
-        fgmm__info("%s: already whole, nothing to do", a.output);
+        fgmm__info("%s: already whole, nothing to do (to fit anew, remove it or leave --resume out)",
+                   a.output);
         goto cleanup;
     }
     FGMM_TRY(fgmm__fit(comm, dataset, &a.fit, &watch, &model));

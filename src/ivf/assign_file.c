@@ -22,7 +22,7 @@ static void exact_add(exact_sum *sum, double value)
 {
     double whole = floor(value);
     sum->whole += (int64_t)whole;
-    sum->fraction += (int64_t)((value - whole) * 0x1p28);
+    sum->fraction += llrint((value - whole) * 0x1p28);
 }
 
 struct output {

@@ -138,7 +138,7 @@ static void describe_lists(struct build *b, int64_t *sizes)
     b->report.postings = b->postings;
     b->report.list_min = sizes[0];
     b->report.list_median = sizes[b->k / 2];
-    b->report.list_p99 = sizes[(int64_t)b->k * 99 / 100];
+    b->report.list_p99 = sizes[((int64_t)b->k * 99 + 99) / 100 - 1];
     b->report.list_max = sizes[b->k - 1];
 }
 

@@ -125,10 +125,12 @@ static fgmm_status get_header(hid_t file, const char *name, fgmm_model *header)
     hsize_t shape[3] = {0}, expected[3];
     FGMM_TRY(fgmm__h5_get_text(file, "format", text, sizeof text));
     FGMM_TRY(fgmm__h5_get_i64(file, "version", &version));
-    if (strcmp(text, "fgmm-model") != 0 || version != MODEL_VERSION)
-        FGMM_FAIL(FGMM_ERR_INPUT,
-                  "%s: not a model of this version (format `%s`, version %lld; expected fgmm-model, %d)",
-                  name, text, (long long)version, MODEL_VERSION);
+    if (strcmp(text, "fgmm-model") != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: not a model but a file of format %s; make one with fgmm fit", name,
+                  text);
+    if (version != MODEL_VERSION)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a model of version %lld, this program reads version %d", name,
+                  (long long)version, MODEL_VERSION);
     FGMM_TRY(fgmm__h5_get_text(file, "algorithm", text, sizeof text));
     int algorithm = find_name(text, algorithm_name, 2);
     if (algorithm < 0)

@@ -28,6 +28,15 @@ on 3 assign "$data" model.h5 -o other.h5 --top 3 --tau 0.01 --tile-rows 1k >othe
 cmp assigned.h5 other.h5 || fail "assignments differ on 3 ranks"
 [ "$(grep log-likelihood out)" = "$(grep log-likelihood other)" ] || fail "mean log-likelihoods differ"
 
+# ---- commands tell the same of the same thing ----
+"$FGMM" fit "$data" -k 100 --algorithm kmeans --max-iter 3 -o kmeans.h5 2>fitted
+"$FGMM" assign "$data" kmeans.h5 -o other.h5 >assigned
+told=$(sed -n 's/^mean squared distance \([0-9.]*\)$/\1/p' assigned)
+[ -n "$told" ] && grep -q "mean squared distance $told," fitted || fail "fit: $(cat fitted), assign: $(cat assigned)"
+"$FGMM" build "$data" kmeans.h5 -o other.h5 >built
+told=$("$FGMM" info other.h5 | sed -n 's/^list sizes: //p' | tr -d ' ,')
+[ -n "$told" ] && [ "$(sed -n 's/^list sizes //p' built | tr -d ' ')" = "$told" ] || fail "info: $told, build: $(cat built)"
+
 # ---- search ----
 "$FGMM" groundtruth "$data" "$queries" -k 50 -o truth.ibin >/dev/null
 on 3 groundtruth "$data" "$queries" -k 50 -o other.ibin >/dev/null
