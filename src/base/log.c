@@ -19,7 +19,7 @@ static struct {
     char what[128], unit[32]; /* of the work going on; what[0] = 0: none */
     int64_t done, total;
     double begin_seconds;
-} state = {.shown = true};
+} state = {.rank = -1}; /* a program that uses the library alone hears nothing on stderr */
 
 void fgmm__log_init(int rank, int verbosity, fgmm_progress_mode progress)
 {

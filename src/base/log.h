@@ -7,7 +7,7 @@
 
 typedef enum { FGMM_PROGRESS_AUTO, FGMM_PROGRESS_ALWAYS, FGMM_PROGRESS_NEVER } fgmm_progress_mode;
 
-/* Call once. verbosity: -1 (-q: errors and warnings only), 0, 1 (-v). */
+/* Call once; before it nothing is shown. verbosity: -1 (-q: errors and warnings only), 0, 1 (-v). */
 void fgmm__log_init(int rank, int verbosity, fgmm_progress_mode progress);
 
 __attribute__((format(printf, 1, 2))) void fgmm__info(const char *format, ...);   /* verbosity >= 0, rank 0 */

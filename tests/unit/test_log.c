@@ -46,6 +46,19 @@ static void wait_milliseconds(int ms)
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
 }
 
+/* Runs first: the state of a program that uses the library alone. */
+static void without_a_beginning_nothing_is_said(void **state)
+{
+    (void)state;
+    capture();
+    fgmm__info("info");
+    fgmm__warn("warning");
+    fgmm__progress_begin("reading", "rows", 10);
+    fgmm__progress_add(5);
+    fgmm__progress_end();
+    assert_string_equal(captured(), "");
+}
+
 static void rank_0_says_what_its_verbosity_allows(void **state)
 {
     (void)state;
@@ -195,6 +208,7 @@ int main(void)
     close(file);
     unlink(path);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(without_a_beginning_nothing_is_said, no_file),
         cmocka_unit_test_teardown(rank_0_says_what_its_verbosity_allows, no_file),
         cmocka_unit_test_teardown(other_ranks_are_silent, no_file),
         cmocka_unit_test_teardown(the_live_line_shows_share_rate_and_time_left, no_file),
