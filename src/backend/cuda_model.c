@@ -148,6 +148,14 @@ cleanup:
     return status;
 }
 
+/* A component of few rows is flat in most directions, and its variance there is what far rows of tiny
+ * responsibilities bring; types with a variance a direction keep those rows too. */
+static double keep_bits(const fgmm_components *c)
+{
+    bool by_direction = c->shape == FGMM_DIAG || c->shape == FGMM_FULL;
+    return c->hard ? 0 : FGMM_MASS_BITS + (by_direction ? 52 : 0) + ceil(log2(c->k));
+}
+
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *c)
 {
     fgmm_status status = FGMM_OK;
@@ -159,7 +167,7 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
                                     .hard = c->hard,
                                     .k = c->k,
                                     .dim = c->dim,
-                                    .keep_bits = c->hard ? 0 : FGMM_MASS_BITS + ceil(log2(c->k))};
+                                    .keep_bits = keep_bits(c)};
     FGMM_CUDA(cudaGetLastError());
     FGMM_TRY(put_origin(cuda, c));
     FGMM_TRY(
