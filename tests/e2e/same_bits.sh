@@ -5,6 +5,7 @@
 
 passages=$FGMM_TEST_DATA/passages-10k.fbin
 iterations=4
+backend=${FGMM_TEST_BACKEND:-cpu}
 
 # How the runs that must agree with the first one differ from it: ranks, then options.
 all=(
@@ -19,13 +20,13 @@ some=("2 --threads 2 --residency stream" "3 --threads 1 --tile-rows 2000 --resid
 agrees() {
     local name=$1 ranks options
     shift
-    "$FGMM" fit "$@" --max-iter $iterations --tol 0 --threads 1 --residency host --backend cpu -q -o "$name.h5"
+    "$FGMM" fit "$@" --max-iter $iterations --tol 0 --threads 1 --residency host --backend "$backend" -q -o "$name.h5"
     [ "$("$H5GET" "$name.h5" @n_iter)" = $iterations ] || fail "$name: not $iterations iterations"
     for variant in "${variants[@]}"; do
         read -r ranks options <<<"$variant"
         rm -f log.json
         # shellcheck disable=SC2086 # options are several words
-        on "$ranks" fit "$@" --max-iter $iterations --tol 0 $options --backend cpu -q -o other.h5 --log-json log.json
+        on "$ranks" fit "$@" --max-iter $iterations --tol 0 $options --backend "$backend" -q -o other.h5 --log-json log.json
         all_held_rows log.json "$ranks"
         residency_was log.json "$(sed 's/.*--residency //' <<<"$options")"
         same "$name.h5" other.h5 "$name, $ranks ranks, $options"
@@ -52,6 +53,10 @@ agrees repaired "synth:n=5000,d=2,k=3,seed=4,dtype=u8,spread=1" -k 60 --algorith
 agrees u8 "synth:n=9001,d=33,k=8,seed=3,dtype=u8" -k 9 --covariance diag
 agrees i8 "synth:n=9001,d=17,k=8,seed=3,dtype=i8" -k 9
 agrees f16 "synth:n=9001,d=40,k=8,seed=3,dtype=f16" -k 9 --covariance full
+
+# Many components: enough for every kernel there is.
+agrees large_k "synth:n=20000,d=64,k=300,seed=5,dtype=f16,spread=0.4" -k 300 --init random
+agrees large_k_kmeans "synth:n=20000,d=128,k=300,seed=5,dtype=u8,spread=0.4" -k 300 --init random --algorithm kmeans
 
 # The comparison sees a difference where there is one.
 "$FGMM" fit "$passages" -k 20 --max-iter $iterations --tol 0 --seed 1 -q -o other.h5
