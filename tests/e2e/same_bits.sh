@@ -28,7 +28,7 @@ agrees() {
         # shellcheck disable=SC2086 # options are several words
         on "$ranks" fit "$@" --max-iter $iterations --tol 0 $options --backend "$backend" -q -o other.h5 --log-json log.json
         all_held_rows log.json "$ranks"
-        residency_was log.json "$(sed 's/.*--residency //' <<<"$options")"
+        residency_was log.json "${options##*--residency }"
         same "$name.h5" other.h5 "$name, $ranks ranks, $options"
     done
 }

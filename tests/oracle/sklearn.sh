@@ -32,4 +32,9 @@ for type in spherical diag tied full; do
         compare "$FGMM_TEST_DATA/passages-10k.fbin" 32 $type
     fi
 done
+
+# Fewer rows a component than it has dimensions: its variances are what rows far away contribute, however little.
+"$FGMM" synth n=1500,d=64,k=6,seed=4,dtype=u8,spread=3 few.u8bin -q
+compare few.u8bin 24 full
+compare few.u8bin 24 tied
 [ $faults = 0 ] || fail "$faults fits differ from scikit-learn's"
