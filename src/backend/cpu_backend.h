@@ -54,8 +54,8 @@ typedef struct {
     double *quadratic; /* [k][dim] diag: F^2, factor of x o x; else NULL */
     double *constants; /* [k] offset - |F mean|^2; NULL for full */
     double *scales;    /* [k] f^2 of spherical; ones for hard and tied; NULL for diag and full */
-    double margin;     /* bits below a row's largest that are kept: 30 or 72, + log2 k; 0 for hard */
-    double slack_row;  /* |error of an expanded l| <= slack_row * |x|^2 + slack_constant */
+    double margin; /* bits below a row's largest that are kept: 30, diag 45, full 72, + log2 k; 0 for hard */
+    double slack_row; /* |error of an expanded l| <= slack_row * |x|^2 + slack_constant */
     double slack_constant;
 } fgmm__cpu_model;
 

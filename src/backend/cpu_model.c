@@ -78,7 +78,8 @@ int32_t fgmm__cpu_chunk(int32_t k)
  * variance is never that small. */
 static double mass_bits(fgmm_covariance shape)
 {
-    return shape == FGMM_DIAG || shape == FGMM_FULL ? 52 + FGMM_MASS_BITS : 10 + FGMM_MASS_BITS;
+    int more = shape == FGMM_FULL ? 52 : shape == FGMM_DIAG ? 25 : 10;
+    return more + FGMM_MASS_BITS;
 }
 
 static size_t factor_count(fgmm_covariance shape, int32_t k, int32_t dim)
