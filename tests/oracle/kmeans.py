@@ -1,6 +1,7 @@
 """The same k-means by scikit-learn in float64.
 
-kmeans.py start DATA K START.h5          rows as centroids
+kmeans.py start DATA K START.h5          rows as centroids, moved a little: integer rows are often as far from one
+                                         centroid as from another, and a tie may go either way
 kmeans.py check DATA START.h5 MODEL.h5...
 """
 import sys
@@ -17,7 +18,9 @@ def write_start(x, k, path):
     with h5py.File(path, "w") as f:
         f.attrs.update(format="fgmm-model", version=1, algorithm="kmeans", covariance_type="spherical")
         f["weights"] = np.full(k, 1 / k)
-        f["means"] = x[np.random.default_rng(6).choice(len(x), k, replace=False)]
+        random = np.random.default_rng(6)
+        rows = x[random.choice(len(x), k, replace=False)]
+        f["means"] = rows + 1e-3 * x.std() * random.standard_normal(rows.shape)
         f["covariances"] = np.ones(k)
 
 
