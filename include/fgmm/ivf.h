@@ -89,6 +89,7 @@ typedef struct {
     double scanned;  /* mean vectors met a query, repeats counted */
     double distinct; /* repeats not counted; centroid distances (K a query) are apart */
     double seconds;
+    double lists; /* mean lists probed a query */
 } fgmm_search_report;
 
 /* Collective: queries are dealt to the ranks; ids and distances ([n][k], -1 and inf where fewer, squared L2

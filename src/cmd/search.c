@@ -18,12 +18,15 @@ enum { MOST_SETTINGS = 256 };
 
 static const char *output, *truth_file, *csv_file, *nprobe_list = "1,2,4,8,16";
 static int64_t k = 10;
-static int metric = -1;
+static int metric = -1, probe_by = FGMM_PROBE_CENTROID;
 
 static const fgmm_option table[] = {
     {"-k,--neighbors", FGMM_OPT_COUNT, &k, "K", "neighbours a query (10)"},
     {"--nprobe", FGMM_OPT_TEXT, &nprobe_list, "LIST",
      "lists probed a query: one number or several, a search each (1,2,4,8,16)"},
+    {"--probe-by", FGMM_OPT_CHOICE, &probe_by, "centroid|posterior",
+     "lists nearest by their centroids first, or those that the index's mixture finds most likely "
+     "(centroid)"},
     {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
      "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
     {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
@@ -252,6 +255,7 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
                  run.n * fgmm_comm_rank(comm) / fgmm_comm_size(comm);
     FGMM_TRY(fgmm__searcher_create(comm, run.index, (fgmm_backend_kind)fgmm__globals()->backend,
                                    fgmm__cmd_threads(), announce, &searcher));
+    FGMM_TRY(fgmm__searcher_probe_by(searcher, (fgmm_probe_order)probe_by));
     FGMM_TRY(search_all(&run, searcher, lines));
     if (fgmm_comm_rank(comm) == 0)
         status = write_outputs(&run, lines);

@@ -1,35 +1,12 @@
-/* Searching: the lists nearest to each query are found among the centroids, queries are grouped by list, and
- * each list is read once a batch. */
+/* Searching: queries are dealt to the ranks and searched in batches. */
 #include "ivf/search.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
-#include "ivf/distinct.h"
-#include "ivf/scan.h"
-#include "ivf/workplace.h"
+#include "ivf/probe.h"
 
 enum { BATCH_QUERIES = 16384, BATCH_BYTES = 1 << 30 /* of neighbours and probes kept for a batch */ };
-
-struct fgmm_searcher {
-    fgmm_comm *comm;
-    const fgmm_index *index;
-    fgmm_workplace place;
-    fgmm_scan *scan;
-    fgmm_lists *lists;
-    fgmm_distinct *distinct; /* NULL where rows are in one list */
-};
-
-/* One batch of this rank's queries. */
-struct batch {
-    const float *queries; /* [n][dim] */
-    int64_t n;
-    int32_t k, nprobe;
-    int64_t *probes;   /* [n][nprobe] lists, nearest first */
-    int64_t *begin;    /* [lists+1] where the queries of each list begin in `visitors` */
-    int32_t *visitors; /* [n*nprobe] queries, list by list */
-};
 
 fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
                                   int threads, fgmm_started *started, fgmm_searcher **out)
@@ -62,123 +39,44 @@ void fgmm__searcher_destroy(fgmm_searcher *searcher)
     fgmm__scan_destroy(searcher->scan);
     fgmm__lists_destroy(searcher->lists);
     fgmm__distinct_destroy(searcher->distinct);
+    fgmm__posterior_destroy(searcher->posterior);
     fgmm__workplace_close(&searcher->place);
     free(searcher);
 }
 
+fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order order)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__posterior_destroy(searcher->posterior);
+    searcher->posterior = NULL;
+    searcher->probe_by = order;
+    if (order == FGMM_PROBE_POSTERIOR)
+        status =
+            fgmm__posterior_create(searcher->index, searcher->place.backend->threads, &searcher->posterior);
+    return fgmm__comm_agree(searcher->comm, status);
+}
+
 /* ---- one batch ---- */
 
-/* The nprobe centroids nearest to each query are its neighbours among the centroids. */
-static fgmm_status choose_lists(fgmm_searcher *searcher, struct batch *batch)
+static fgmm_status search_batch(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                                int32_t nprobe, int64_t *ids, float *distances, fgmm_tally *tally)
 {
     fgmm_status status = FGMM_OK;
-    const fgmm_index *index = searcher->index;
-    fgmm_top *nearest = NULL;
-    int32_t *everyone = NULL;
-    FGMM_TRY(fgmm__top_create(batch->n, batch->nprobe, false, &nearest));
-    FGMM_ALLOC(everyone, batch->n, "queries");
-    for (int32_t q = 0; q < batch->n; q++)
-        everyone[q] = q;
-    FGMM_TRY(fgmm__scan_rows(searcher->scan, nearest, everyone, (int32_t)batch->n, index->centroids, FGMM_F32,
-                             index->dim, index->k, NULL, 0));
-    fgmm__top_sort(nearest);
-    fgmm__top_read(nearest, batch->probes, NULL);
-cleanup:
-    fgmm__top_destroy(nearest);
-    free(everyone);
-    return status;
-}
-
-/* A counting sort of (query, list) pairs by list. */
-static void group_by_list(struct batch *batch, int32_t lists)
-{
-    int64_t pairs = batch->n * batch->nprobe;
-    memset(batch->begin, 0, (size_t)(lists + 1) * sizeof *batch->begin);
-    for (int64_t i = 0; i < pairs; i++)
-        batch->begin[batch->probes[i] + 1]++;
-    for (int32_t j = 0; j < lists; j++)
-        batch->begin[j + 1] += batch->begin[j];
-    for (int64_t i = pairs - 1; i >= 0; i--) { /* begin[j+1] runs down from the end of list j to its start */
-        int64_t list = batch->probes[i];
-        batch->visitors[--batch->begin[list + 1]] = (int32_t)(i / batch->nprobe);
-    }
-    memmove(batch->begin, batch->begin + 1, (size_t)lists * sizeof *batch->begin);
-    batch->begin[lists] = pairs;
-}
-
-static fgmm_status scan_lists(fgmm_searcher *searcher, const struct batch *batch, fgmm_top *top)
-{
-    const fgmm_index *index = searcher->index;
-    fgmm_lists *lists = searcher->lists;
-    fgmm_status status = FGMM_OK;
-    for (int32_t j = 0; j < index->k; j++) {
-        int32_t visitors = (int32_t)(batch->begin[j + 1] - batch->begin[j]);
-        if (visitors == 0)
-            continue;
-        FGMM_TRY(fgmm__comm_tick(searcher->comm));
-        for (fgmm__lists_start(lists, j);;) {
-            FGMM_TRY(fgmm__lists_next(lists));
-            if (lists->n == 0)
-                break;
-            FGMM_TRY(fgmm__scan_rows(searcher->scan, top, batch->visitors + batch->begin[j], visitors,
-                                     lists->vectors, index->dtype, index->dim, lists->n, lists->ids, 0));
-        }
-    }
-cleanup:
-    return status;
-}
-
-/* Postings met by the batch's queries, and different rows among them. */
-static fgmm_status count_met(fgmm_searcher *searcher, const struct batch *batch, int64_t *scanned,
-                             int64_t *distinct)
-{
-    for (int64_t q = 0; q < batch->n; q++) {
-        const int64_t *probes = batch->probes + q * batch->nprobe;
-        int64_t met = 0, different;
-        for (int32_t i = 0; i < batch->nprobe; i++)
-            met += (int64_t)fgmm__index_list_size(searcher->index, (int32_t)probes[i]);
-        different = met;
-        if (searcher->distinct != NULL) {
-            fgmm_status status = fgmm__distinct_count(searcher->distinct, probes, batch->nprobe, &different);
-            if (status != FGMM_OK)
-                return status;
-        }
-        *scanned += met;
-        *distinct += different;
-    }
-    return FGMM_OK;
-}
-
-/* What a batch did, summed. */
-struct tally {
-    int64_t scanned, distinct;
-    double seconds; /* counting apart: a search that is not measured would not do it */
-};
-
-static fgmm_status search_batch(fgmm_searcher *searcher, struct batch *batch, int64_t *ids, float *distances,
-                                struct tally *tally)
-{
-    fgmm_status status = FGMM_OK;
-    fgmm_backend *backend = searcher->place.backend;
     fgmm_top *top = NULL;
+    fgmm_probes probes = {.n = 0};
     double start = fgmm__seconds();
-    FGMM_ALLOC(batch->probes, batch->n * batch->nprobe, "probes");
-    FGMM_ALLOC(batch->visitors, batch->n * batch->nprobe, "probes");
-    FGMM_ALLOC(batch->begin, searcher->index->k + 1, "probes");
-    FGMM_TRY(fgmm__top_create(batch->n, batch->k, searcher->index->multi, &top));
-    FGMM_TRY(backend->ops->queries_begin(backend, batch->queries, batch->n, searcher->index->dim));
-    FGMM_TRY(choose_lists(searcher, batch));
-    group_by_list(batch, searcher->index->k);
-    FGMM_TRY(scan_lists(searcher, batch, top));
+    FGMM_TRY(fgmm__top_create(n, k, searcher->index->multi, &top));
+    FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, &probes));
+    fgmm__probes_group(&probes, searcher->index->k, NULL, 0, 0, nprobe);
+    FGMM_TRY(fgmm__probes_scan(searcher, &probes, top));
     fgmm__top_sort(top);
     fgmm__top_read(top, ids, distances);
     tally->seconds += fgmm__seconds() - start;
-    FGMM_TRY(count_met(searcher, batch, &tally->scanned, &tally->distinct));
+    for (int64_t q = 0; q < n; q++)
+        FGMM_TRY(fgmm__probes_count(searcher, &probes, q, nprobe, tally));
 cleanup:
     fgmm__top_destroy(top);
-    free(batch->probes);
-    free(batch->visitors);
-    free(batch->begin);
+    fgmm__probes_free(&probes);
     return status;
 }
 
@@ -192,16 +90,14 @@ static int64_t batch_size(int32_t k, int32_t nprobe)
 }
 
 static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
-                               int32_t nprobe, int64_t *ids, float *distances, struct tally *tally)
+                               int32_t nprobe, int64_t *ids, float *distances, fgmm_tally *tally)
 {
     fgmm_status status = FGMM_OK;
     int64_t step = batch_size(k, nprobe);
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step) {
-        struct batch batch = {.queries = queries + at * searcher->index->dim,
-                              .n = n - at < step ? n - at : step,
-                              .k = k,
-                              .nprobe = nprobe};
-        status = search_batch(searcher, &batch, ids + at * k, distances + at * k, tally);
+        int64_t count = n - at < step ? n - at : step;
+        status = search_batch(searcher, queries + at * searcher->index->dim, count, k, nprobe, ids + at * k,
+                              distances + at * k, tally);
     }
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(searcher->comm);
@@ -226,7 +122,7 @@ fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, in
     int size = fgmm_comm_size(comm), rank = fgmm_comm_rank(comm);
     int64_t *counts = NULL, *my_ids = NULL, my_begin = 0;
     float *my_distances = NULL;
-    struct tally tally = {0};
+    fgmm_tally tally = {0};
     if (k < 1 || nprobe < 1)
         FGMM_FAIL(FGMM_ERR_INPUT, "-k %d --nprobe %d: both must be at least 1", k, nprobe);
     if (nprobe > searcher->index->k)
@@ -246,12 +142,15 @@ fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, in
                              my_ids, my_distances, &tally);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     FGMM_TRY(gather(comm, counts, k, my_ids, my_distances, ids, distances));
+    FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.lists, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.scanned, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.distinct, 1));
     FGMM_TRY(fgmm__comm_max_f64(comm, &tally.seconds, 1));
     if (report != NULL && n > 0)
-        *report = (fgmm_search_report){(double)tally.scanned / (double)n, (double)tally.distinct / (double)n,
-                                       tally.seconds};
+        *report = (fgmm_search_report){.scanned = (double)tally.scanned / (double)n,
+                                       .distinct = (double)tally.distinct / (double)n,
+                                       .seconds = tally.seconds,
+                                       .lists = (double)tally.lists / (double)n};
 cleanup:
     free(counts);
     free(my_ids);

@@ -11,6 +11,13 @@ typedef struct fgmm_searcher fgmm_searcher;
 fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
                                   int threads, fgmm_started *started, fgmm_searcher **out);
 void fgmm__searcher_destroy(fgmm_searcher *searcher); /* accepts NULL */
+
+/* In which order the lists of a query are probed: by the distance to the centroid, or by the log-density that
+ * the index's mixture gives the query (for a k-means model the same). */
+typedef enum { FGMM_PROBE_CENTROID, FGMM_PROBE_POSTERIOR } fgmm_probe_order;
+/* Collective. Of the searches that follow; by centroid until then. */
+fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order order);
+
 /* Collective. As fgmm_search. */
 fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                                int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report);

@@ -52,6 +52,17 @@ for lists in hard tau; do
 done
 awk -F, 'NR == 3 { exit !($3 > $4 && $2 > 0.5) }' tau.csv || fail "rows met twice are not told apart: $(cat tau.csv)"
 
+# ---- probing order: by the mixture the same on any ranks and exact when all lists are probed; k-means knows one order ----
+"$FGMM" search tau.h5 "$queries" --probe-by posterior --nprobe 1,32 --groundtruth truth.ibin --csv posterior.csv -o posterior.h5 >/dev/null
+on 3 search tau.h5 "$queries" --probe-by posterior --nprobe 1,32 --groundtruth truth.ibin -o posterior3.h5 >/dev/null
+cmp posterior.h5 posterior3.h5 || fail "results by posterior differ on 3 ranks"
+[ "$(sed -n 3p posterior.csv | cut -d, -f2)" = 1.000000 ] || fail "a full search by posterior is not exact: $(cat posterior.csv)"
+[ "$(sed -n 2p posterior.csv | cut -d, -f1-4)" != "$(sed -n 2p tau.csv | cut -d, -f1-4)" ] || fail "the posterior orders lists as the centroids do"
+"$FGMM" build "$data" kmeans.h5 -o kmeans-index.h5 >/dev/null
+"$FGMM" search kmeans-index.h5 "$queries" --nprobe 3 -o centroid.h5 >/dev/null
+"$FGMM" search kmeans-index.h5 "$queries" --nprobe 3 --probe-by posterior -o posterior.h5 >/dev/null
+cmp centroid.h5 posterior.h5 || fail "a k-means index has two probing orders"
+
 # ---- FAISS ----
 "$FGMM" export hard.h5 --to faiss -o hard.faiss >/dev/null
 "$FGMM" export hard.h5 --to faiss -o disk.faiss --ondisk >/dev/null

@@ -66,19 +66,30 @@ static void plain_nearest(const float *query, const bool *among, int32_t k, int6
     }
 }
 
-/* Marks the rows in the nprobe lists nearest to the query; returns how many postings these lists hold. */
-static int64_t plain_probe(const fgmm_index *index, const float *query, int32_t nprobe, bool *among,
-                           int64_t *distinct)
+/* What the lists of a query are ordered by: its distance to the centroid, or minus its log-density under the
+ * model, in nats. */
+static double plain_farness(const fgmm_index *index, const float *query, int32_t j, fgmm_probe_order order)
+{
+    double sum = 0, pi = acos(-1), variance = fgmm_model_covariances(clusters.model)[j];
+    for (int32_t d = 0; d < DIM; d++) {
+        double centre = order == FGMM_PROBE_CENTROID ? (double)index->centroids[j * DIM + d]
+                                                     : fgmm_model_means(clusters.model)[j * DIM + d];
+        sum += (centre - (double)query[d]) * (centre - (double)query[d]);
+    }
+    if (order == FGMM_PROBE_CENTROID)
+        return sum;
+    return sum / (2 * variance) + DIM * log(2 * pi * variance) / 2 -
+           log(fgmm_model_weights(clusters.model)[j]);
+}
+
+/* Marks the rows in the first nprobe lists of the query; returns how many postings these lists hold. */
+static int64_t plain_probe(const fgmm_index *index, const float *query, int32_t nprobe,
+                           fgmm_probe_order order, bool *among, int64_t *distinct)
 {
     pair lists[K];
     int64_t scanned = 0;
-    for (int32_t j = 0; j < K; j++) {
-        lists[j] = (pair){0, j};
-        for (int32_t d = 0; d < DIM; d++) {
-            double x = (double)index->centroids[j * DIM + d] - (double)query[d];
-            lists[j].distance += x * x;
-        }
-    }
+    for (int32_t j = 0; j < K; j++)
+        lists[j] = (pair){plain_farness(index, query, j, order), j};
     qsort(lists, K, sizeof *lists, by_distance);
     memset(among, 0, ROWS * sizeof *among);
     *distinct = 0;
@@ -101,7 +112,7 @@ static bool same_results(const int64_t *ids, const float *distances, const int64
 
 /* ---- the cases ---- */
 
-static bool search_agrees(const fgmm_index *index, int32_t nprobe)
+static bool search_agrees(const fgmm_index *index, int32_t nprobe, fgmm_probe_order order)
 {
     static int64_t ids[QUERIES * NEAREST], true_ids[QUERIES * NEAREST];
     static float distances[QUERIES * NEAREST], true_distances[QUERIES * NEAREST];
@@ -109,14 +120,19 @@ static bool search_agrees(const fgmm_index *index, int32_t nprobe)
     fgmm_search_report report;
     int64_t scanned = 0, distinct = 0, different;
     for (int q = 0; q < QUERIES; q++) {
-        scanned += plain_probe(index, queries + q * DIM, nprobe, among, &different);
+        scanned += plain_probe(index, queries + q * DIM, nprobe, order, among, &different);
         distinct += different;
         plain_nearest(queries + q * DIM, among, NEAREST, true_ids + q * NEAREST,
                       true_distances + q * NEAREST);
     }
     fgmm_error_clear();
-    return fgmm_search(comm, index, queries, QUERIES, NEAREST, nprobe, FGMM_BACKEND_CPU, 1, ids, distances,
-                       &report) == FGMM_OK &&
+    fgmm_searcher *searcher = NULL;
+    bool done =
+        fgmm__searcher_create(comm, index, FGMM_BACKEND_CPU, 1, NULL, &searcher) == FGMM_OK &&
+        fgmm__searcher_probe_by(searcher, order) == FGMM_OK &&
+        fgmm__searcher_run(searcher, queries, QUERIES, NEAREST, nprobe, ids, distances, &report) == FGMM_OK;
+    fgmm__searcher_destroy(searcher);
+    return done && report.lists == nprobe &&
            same_results(ids, distances, true_ids, true_distances, QUERIES * NEAREST) &&
            report.scanned == (double)scanned / QUERIES && report.distinct == (double)distinct / QUERIES &&
            (index->multi ? nprobe == 1 || distinct < scanned : distinct == scanned);
@@ -132,7 +148,8 @@ static void search_finds_and_counts_what_a_plain_implementation_does(void **stat
                     index->multi == (rule == FGMM_ASSIGN_TAU);
         assert_true(on_all_ranks(fine));
         for (size_t i = 0; i < sizeof nprobes / sizeof *nprobes; i++)
-            assert_true(on_all_ranks(search_agrees(index, nprobes[i])));
+            for (int order = FGMM_PROBE_CENTROID; order <= FGMM_PROBE_POSTERIOR; order++)
+                assert_true(on_all_ranks(search_agrees(index, nprobes[i], (fgmm_probe_order)order)));
         fgmm_index_close(index);
     }
 }

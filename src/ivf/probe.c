@@ -1,0 +1,117 @@
+/* Queries are grouped by list, and each list is read once a batch or round. */
+#include "ivf/probe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void fgmm__probes_free(fgmm_probes *probes)
+{
+    free(probes->probes);
+    free(probes->begin);
+    free(probes->visitors);
+    *probes = (fgmm_probes){.n = 0};
+}
+
+/* The nprobe centroids nearest to each query are its neighbours among the centroids. */
+static fgmm_status choose_by_centroid(fgmm_searcher *searcher, fgmm_probes *probes)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_index *index = searcher->index;
+    fgmm_top *nearest = NULL;
+    int32_t *everyone = NULL;
+    FGMM_TRY(fgmm__top_create(probes->n, probes->nprobe, false, &nearest));
+    FGMM_ALLOC(everyone, probes->n, "queries");
+    for (int32_t q = 0; q < probes->n; q++)
+        everyone[q] = q;
+    FGMM_TRY(fgmm__scan_rows(searcher->scan, nearest, everyone, (int32_t)probes->n, index->centroids,
+                             FGMM_F32, index->dim, index->k, NULL, 0));
+    fgmm__top_sort(nearest);
+    fgmm__top_read(nearest, probes->probes, NULL);
+cleanup:
+    fgmm__top_destroy(nearest);
+    free(everyone);
+    return status;
+}
+
+fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
+                                fgmm_probes *probes)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_index *index = searcher->index;
+    fgmm_backend *backend = searcher->place.backend;
+    *probes = (fgmm_probes){.queries = queries, .n = n, .nprobe = nprobe};
+    FGMM_ALLOC(probes->probes, n * nprobe, "probes");
+    FGMM_ALLOC(probes->visitors, n * nprobe, "probes");
+    FGMM_ALLOC(probes->begin, index->k + 1, "probes");
+    FGMM_TRY(backend->ops->queries_begin(backend, queries, n, index->dim));
+    if (searcher->posterior != NULL)
+        FGMM_TRY(fgmm__posterior_order(searcher->posterior, queries, n, nprobe, probes->probes));
+    else
+        FGMM_TRY(choose_by_centroid(searcher, probes));
+cleanup:
+    return status;
+}
+
+/* A counting sort of (query, list) pairs by list. */
+void fgmm__probes_group(fgmm_probes *probes, int32_t lists, const int32_t *some, int64_t n_some, int32_t from,
+                        int32_t to)
+{
+    int64_t *begin = probes->begin, n = some != NULL ? n_some : probes->n;
+    memset(begin, 0, (size_t)(lists + 1) * sizeof *begin);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *of = probes->probes + (some != NULL ? some[i] : i) * probes->nprobe;
+        for (int32_t p = from; p < to; p++)
+            begin[of[p] + 1]++;
+    }
+    for (int32_t j = 0; j < lists; j++)
+        begin[j + 1] += begin[j];
+    for (int64_t i = n - 1; i >= 0; i--) { /* begin[j+1] runs down from the end of list j to its start */
+        int64_t query = some != NULL ? some[i] : i;
+        const int64_t *of = probes->probes + query * probes->nprobe;
+        for (int32_t p = from; p < to; p++)
+            probes->visitors[--begin[of[p] + 1]] = (int32_t)query;
+    }
+    memmove(begin, begin + 1, (size_t)lists * sizeof *begin);
+    begin[lists] = n * (to - from);
+}
+
+fgmm_status fgmm__probes_scan(fgmm_searcher *searcher, const fgmm_probes *probes, fgmm_top *top)
+{
+    const fgmm_index *index = searcher->index;
+    fgmm_lists *lists = searcher->lists;
+    fgmm_status status = FGMM_OK;
+    for (int32_t j = 0; j < index->k; j++) {
+        int32_t visitors = (int32_t)(probes->begin[j + 1] - probes->begin[j]);
+        if (visitors == 0)
+            continue;
+        FGMM_TRY(fgmm__comm_tick(searcher->comm));
+        for (fgmm__lists_start(lists, j);;) {
+            FGMM_TRY(fgmm__lists_next(lists));
+            if (lists->n == 0)
+                break;
+            FGMM_TRY(fgmm__scan_rows(searcher->scan, top, probes->visitors + probes->begin[j], visitors,
+                                     lists->vectors, index->dtype, index->dim, lists->n, lists->ids, 0));
+        }
+    }
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__probes_count(fgmm_searcher *searcher, const fgmm_probes *probes, int64_t q, int32_t count,
+                               fgmm_tally *tally)
+{
+    const int64_t *of = probes->probes + q * probes->nprobe;
+    int64_t met = 0, different;
+    for (int32_t i = 0; i < count; i++)
+        met += (int64_t)fgmm__index_list_size(searcher->index, (int32_t)of[i]);
+    different = met;
+    if (searcher->distinct != NULL) {
+        fgmm_status status = fgmm__distinct_count(searcher->distinct, of, count, &different);
+        if (status != FGMM_OK)
+            return status;
+    }
+    tally->lists += count;
+    tally->scanned += met;
+    tally->distinct += different;
+    return FGMM_OK;
+}

@@ -1,0 +1,55 @@
+/* What the ways of searching share: the lists of a batch of queries in probing order, and scanning a list for
+ * all the queries that visit it. Local but for fgmm__comm_tick. */
+#ifndef FGMM_IVF_PROBE_H
+#define FGMM_IVF_PROBE_H
+
+#include "ivf/distinct.h"
+#include "ivf/posterior.h"
+#include "ivf/scan.h"
+#include "ivf/search.h"
+#include "ivf/top.h"
+#include "ivf/workplace.h"
+
+struct fgmm_searcher {
+    fgmm_comm *comm;
+    const fgmm_index *index;
+    fgmm_workplace place;
+    fgmm_scan *scan;
+    fgmm_lists *lists;
+    fgmm_distinct *distinct; /* NULL where rows are in one list */
+    fgmm_probe_order probe_by;
+    fgmm_posterior *posterior; /* NULL: lists are probed by their centroids */
+};
+
+/* One batch of this rank's queries. */
+typedef struct {
+    const float *queries; /* [n][dim] */
+    int64_t n;
+    int32_t nprobe;
+    int64_t *probes;   /* [n][nprobe] lists in probing order */
+    int64_t *begin;    /* [lists+1] where the queries of each list begin in `visitors` */
+    int32_t *visitors; /* [n*nprobe] queries, list by list */
+} fgmm_probes;
+
+/* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. What it
+ * allocated is freed by fgmm__probes_free, after a failure too. */
+fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
+                                fgmm_probes *probes);
+void fgmm__probes_free(fgmm_probes *probes);
+/* Groups by list the probes [from, to) of some of the queries (some NULL: all). */
+void fgmm__probes_group(fgmm_probes *probes, int32_t lists, const int32_t *some, int64_t n_some, int32_t from,
+                        int32_t to);
+/* Scans every list that was grouped for its visitors. */
+fgmm_status fgmm__probes_scan(fgmm_searcher *searcher, const fgmm_probes *probes, fgmm_top *top);
+
+/* What a search did, summed over queries. */
+typedef struct {
+    int64_t lists, scanned, distinct;
+    double seconds; /* counting apart: a search that is not measured would not do it */
+} fgmm_tally;
+
+/* Adds the postings in the first `count` lists of query q, and the different rows among them. */
+fgmm_status fgmm__probes_count(fgmm_searcher *searcher, const fgmm_probes *probes, int64_t q, int32_t count,
+                               fgmm_tally *tally);
+
+#endif
