@@ -15,6 +15,7 @@ say "Installing what is missing"
 scripts/install_deps.sh --build-only
 
 say "Building"
+export PATH=$PATH:/usr/local/cuda/bin
 run cmake -B build -G Ninja
 run cmake --build build --target fgmm
 
