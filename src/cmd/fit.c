@@ -130,7 +130,8 @@ static fgmm_status already_whole(const arguments *a, bool *whole)
         return FGMM_OK;
     FGMM_TRY(fgmm_model_read(a->output, &model));
     if (model->k != a->fit.k || model->algorithm != a->fit.algorithm ||
-        model->covariance != a->fit.covariance)
+        model->covariance != a->fit.covariance || model->metric != (fgmm_metric)a->metric ||
+        model->seed != (uint64_t)a->seed)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole model, but of other options; remove it or give another -o",
                   a->output);
     *whole = true;

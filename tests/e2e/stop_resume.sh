@@ -130,6 +130,8 @@ status on 2 fit "${line[@]}" -o whole.h5 --resume
 [ "$got" = 0 ] || fail "--resume of a whole output ended with $got: $(cat err)"
 grep -q 'already whole' err || fail "--resume of a whole output does not say so"
 [ "$(stat -c '%i %Y' whole.h5)" = "$before" ] || fail "--resume wrote a whole output again"
+status "$FGMM" fit "${line[@]}" --seed 4 -o whole.h5 --resume
+{ [ "$got" = 2 ] && grep -q 'a whole model, but of other options' err; } || fail "--resume of a model of another seed: $got, $(cat err)"
 
 # refuses TEXT ARGUMENTS...: the checkpoint kept from above is not for these; it stays as it is.
 refuses() {
