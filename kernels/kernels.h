@@ -23,7 +23,9 @@ enum {
     FGMM_DENSE_ROW = FGMM_CANDIDATES + 1, /* a row's count when it is dense */
     FGMM_SLAB_COLUMNS = 16384,            /* columns of 1,024 doubles in the dense path's slab: 128 MiB */
     FGMM_SCREEN_TILE = 128,               /* components a tile of the screen's tables */
-    FGMM_SCREEN_DIMS = 16                 /* the tables' dimensions are padded to a multiple of this */
+    FGMM_SCREEN_DIMS = 16,                /* the tables' dimensions are padded to a multiple of this */
+    FGMM_PAIRS_A_ROW = 4,                 /* places for pairs, on average */
+    FGMM_PAIR_COUNTS = 16                 /* counts of pairs are padded to a multiple of this */
 };
 
 typedef enum {
@@ -97,6 +99,35 @@ enum {
     FGMM_KERNEL_MOMENT_FULL
 };
 
+/* A kept pair of a row of the chunk and a component. */
+typedef struct {
+    int32_t row, component; /* component -1: no pair in this place */
+    int32_t rank;           /* among the component's pairs */
+    int32_t weight;         /* place of its weight; -1: the row's only candidate, responsibility 1 */
+} fgmm_pair;
+
+typedef struct {
+    double r;        /* responsibility */
+    double distance; /* squared, without the factor (spherical alone) */
+} fgmm_pair_weight;
+
+/* Zero before the first chunk; each chunk leaves the first two zero again. */
+typedef struct {
+    int32_t wanted, finished; /* further pairs asked for; blocks that are done */
+    int32_t extras, total;    /* places in use behind the rows' own; pairs in `sorted` */
+} fgmm_pair_state;
+
+/* Where the pairs of a chunk are sorted. Place i < rows is the first pair of row i, further pairs follow; a
+ * row whose pairs find no room is added to the statistics at once. */
+typedef struct {
+    fgmm_pair *pairs;          /* [capacity] */
+    fgmm_pair *sorted;         /* [capacity], by component */
+    fgmm_pair_weight *weights; /* [capacity] */
+    int32_t *counts, *offsets; /* [k padded to FGMM_PAIR_COUNTS]; counts zero before the first chunk */
+    fgmm_pair_state *state;
+    int32_t capacity; /* at least the rows of a chunk */
+} fgmm_pair_view;
+
 typedef struct {
     int32_t top;
     int32_t *labels;         /* [rows][top] */
@@ -132,11 +163,15 @@ int fgmm__launch_screen_tables(const fgmm_model_view *model, const double *origi
 int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model,
                         const fgmm_screen_tables *tables, int32_t least, const fgmm_candidate_lists *lists,
                         fgmm_stream stream);
-/* finish.cu, select.cu: rows for distances (`metric`) and for sums (`original`) are the same but for tied
- * models. */
-int fgmm__launch_finish(const fgmm_row_view *metric, const fgmm_row_view *original,
-                        const fgmm_model_view *model, const fgmm_candidate_lists *lists,
-                        const fgmm_stats_view *stats, fgmm_stream stream);
+/* pairs.cu, sums.cu, select.cu: rows for distances (`metric`) and for sums (`original`) are the same but for
+ * tied models. launch_pairs leaves work->sorted and adds the log-densities of rows with several candidates;
+ * launch_sums adds all else. */
+int fgmm__launch_pairs(const fgmm_row_view *metric, const fgmm_row_view *original,
+                       const fgmm_model_view *model, const fgmm_candidate_lists *lists,
+                       const fgmm_pair_view *work, const fgmm_stats_view *stats, fgmm_stream stream);
+int fgmm__launch_sums(const fgmm_row_view *metric, const fgmm_row_view *original,
+                      const fgmm_model_view *model, const fgmm_pair_view *work, const fgmm_stats_view *stats,
+                      fgmm_stream stream);
 int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
                         const fgmm_candidate_lists *lists, const fgmm_assignment_view *out,
                         fgmm_stream stream);

@@ -14,20 +14,57 @@ struct Candidates {
     double distance[RowWarps::kSlots]; /* squared, without the factor (spherical alone) */
 };
 
-/* ||F(x - mean)||^2 of component c, diag's factor included; on all lanes. */
+/* Adds the squares of four dimensions of F(x - mean) to a lane's sum; x is relative to the origin. */
+__device__ __forceinline__ double add_squares(double sum, const Quad<double> &x, const Quad<double> &mean,
+                                              bool scaled, const Quad<double> &factor)
+{
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        double t = x.value[e] - mean.value[e];
+        if (scaled)
+            t *= factor.value[e];
+        sum = fma(t, t, sum);
+    }
+    return sum;
+}
+
+template <typename T>
+__device__ __forceinline__ Quad<double> centred(const Quad<T> &stored, const Quad<double> &origin)
+{
+    Quad<double> x;
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        x.value[e] = to_double(stored.value[e]) - origin.value[e];
+    return x;
+}
+
+/* ||F(x - mean)||^2 of component c, diag's factor included; on all lanes. sums.cu takes the same terms in the
+ * same order. */
 template <typename T>
 __device__ __forceinline__ double exact_distance(const fgmm_row_view &rows, const fgmm_model_view &model,
                                                  int row, int c)
 {
+    const int dim = model.dim;
+    const bool scaled = model.form == FGMM_FORM_DIAG, aligned = dim % 4 == 0;
+    const bool whole = quads_are_whole<T>(rows);
+    const int64_t at = static_cast<int64_t>(c) * dim;
     double sum = 0;
-    for (int d = threadIdx.x % kWarp; d < model.dim; d += kWarp) {
-        int64_t at = static_cast<int64_t>(c) * model.dim + d;
-        double t = centred<T>(rows, row, d) - model.mean[at];
-        if (model.form == FGMM_FORM_DIAG)
-            t *= model.factor[at];
-        sum = fma(t, t, sum);
+    for (int d = threadIdx.x % kWarp * 4; d < dim; d += kWarp * 4) {
+        const Quad<T> stored = load_quad(row_of<T>(rows, row), d, dim, whole);
+        const Quad<double> origin = load_quad(rows.origin, d, dim, aligned);
+        const Quad<double> mean = load_quad(model.mean + at, d, dim, aligned);
+        Quad<double> factor = {};
+        if (scaled)
+            factor = load_quad(model.factor + at, d, dim, aligned);
+        sum = add_squares(sum, centred(stored, origin), mean, scaled, factor);
     }
     return warp_sum(sum);
+}
+
+/* The log2-density of component c at a squared distance; hard: minus the distance. */
+__device__ __forceinline__ double value_at(const fgmm_model_view &model, int c, double distance)
+{
+    return fma(model.form == FGMM_FORM_DIAG ? -1.0 : -model.factor[c], distance, model.offset[c]);
 }
 
 template <typename T>
@@ -45,10 +82,9 @@ __device__ __forceinline__ void rescore(Candidates &held, const fgmm_row_view &r
         for (int e = first; e < last; e++) {
             const int c = entries[e].component;
             const double distance = exact_distance<T>(rows, model, row, c);
-            const double factor = model.form == FGMM_FORM_DIAG ? 1.0 : model.factor[c];
             if (lane == e - first) {
                 held.component[slot] = c;
-                held.value[slot] = model.offset[c] - factor * distance;
+                held.value[slot] = value_at(model, c, distance);
                 held.distance[slot] = distance;
             }
         }

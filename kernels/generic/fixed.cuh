@@ -42,6 +42,33 @@ __device__ __forceinline__ void add_fixed2(int64_t *high, int64_t *low, double s
         add_words(low, limbs.low);
 }
 
+__device__ __forceinline__ void add_limbs(Limbs &sum, const Limbs &limbs)
+{
+    sum.high += limbs.high;
+    sum.low += limbs.low;
+}
+
+/* A block's sums of what has one word for all rows, in shared memory. */
+struct Totals {
+    unsigned long long log_high, log_low, pairs;
+
+    __device__ __forceinline__ void add(const Limbs &log, int64_t more_pairs)
+    {
+        atomicAdd(&log_high, static_cast<unsigned long long>(log.high));
+        atomicAdd(&log_low, static_cast<unsigned long long>(log.low));
+        atomicAdd(&pairs, static_cast<unsigned long long>(more_pairs));
+    }
+    __device__ __forceinline__ void flush(const fgmm_stats_view &stats) const
+    {
+        if (log_high != 0)
+            add_words(stats.log_high, static_cast<int64_t>(log_high));
+        if (log_low != 0)
+            add_words(stats.log_low, static_cast<int64_t>(log_low));
+        if (pairs != 0)
+            add_words(stats.pairs, static_cast<int64_t>(pairs));
+    }
+};
+
 } // namespace fgmm
 
 #endif

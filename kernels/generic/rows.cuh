@@ -66,6 +66,36 @@ template <typename T> inline bool octets_are_whole(const void *data, int dim)
     return dim % 8 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Octet<T>) == 0;
 }
 
+/* Four consecutive elements: what a lane has of a row where a warp shares its dimensions. Lane i has 4i..4i+3
+ * of each 128, for every type and alignment, so that sums over a row have one order. */
+template <typename T> struct alignas(sizeof(T) * 4 < 16 ? sizeof(T) * 4 : 16) Quad {
+    T value[4];
+};
+
+/* Elements d..d+3 of a row; those past `dim` are zero. whole: dim is a multiple of 4 and rows are aligned. */
+template <typename T>
+__device__ __forceinline__ Quad<T> load_quad(const T *row /* [dim] */, int d, int dim, bool whole)
+{
+    Quad<T> quad;
+    if (whole && d < dim)
+        return *reinterpret_cast<const Quad<T> *>(row + d);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        quad.value[e] = d + e < dim ? row[d + e] : T(0);
+    return quad;
+}
+
+/* Whether load_quad may read whole quads of these rows; of a model's matrices it may when dim % 4 is 0. */
+template <typename T> __device__ __forceinline__ bool quads_are_whole(const fgmm_row_view &rows)
+{
+    return rows.dim % 4 == 0 && reinterpret_cast<uintptr_t>(rows.data) % alignof(Quad<T>) == 0;
+}
+
+template <typename T> __device__ __forceinline__ const T *row_of(const fgmm_row_view &rows, int row)
+{
+    return static_cast<const T *>(rows.data) + static_cast<int64_t>(row) * rows.dim;
+}
+
 /* Calls f with a value of the element type: `dispatch_rows(type, [&](auto zero) { using T = decltype(zero);
  * ... })`. */
 template <typename F> inline int dispatch_rows(fgmm_row_type type, F f)

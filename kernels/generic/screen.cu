@@ -1,8 +1,8 @@
 /* Screening: which components can matter for a row. A block takes 128 rows and walks over all components in
  * tiles of 128; of every pair it knows bounds of the log2-density, upper and lower, that hold against fp32
  * rounding. A component stays in the row's list while its upper bound is within keep_bits of the largest
- * lower bound, so none that matters is lost; finish.cu and select.cu then compute the few that stay in
- * float64.
+ * lower bound, so none that matters is lost; pairs.cu, sums.cu and select.cu then compute the few that stay
+ * in float64.
  *
  * Whether a row's list overflows depends on the row and the model alone: tiles come in a fixed order, and a
  * tile's decision looks at sets, not at arrival. So does the order within a list. */

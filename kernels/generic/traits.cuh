@@ -51,11 +51,25 @@ struct DenseTile {
 struct RowWarps {
     static constexpr int kWarps = 8;
     static constexpr int kThreads = kWarps * kWarp;
-    static constexpr int kRowsAWarp =
-        4; /* so that a block's sums of log-densities cost one atomic in 32 rows */
-    static constexpr int kRows = kWarps * kRowsAWarp;
     static constexpr int kSlots = FGMM_CANDIDATES / kWarp; /* candidates a lane looks after */
     static_assert(kSlots * kWarp == FGMM_CANDIDATES, "lists fill whole warps");
+};
+
+/* Sums of sorted pairs: a warp has 32 consecutive ones. A chunk's 101,376 rows of one pair each are 3,168
+ * runs, which flush 4,200 times when K is 1,024; longer runs would leave multiprocessors idle at the end,
+ * shorter ones would flush more. Small blocks even out the tail. */
+struct SumWarps {
+    static constexpr int kWarps = 4;
+    static constexpr int kThreads = kWarps * kWarp;
+    static constexpr int kRun = kWarp; /* pairs; a lane looks after one */
+    static constexpr int kDims = 4 * kWarp;
+    static constexpr int kPitch = kWarp + 1; /* doubles: reads across lanes spread over the banks */
+    /* Blocks a multiprocessor: as many as the registers of sums, constants and rows under way allow without
+     * spilling. */
+    static constexpr int blocks(bool same_rows, bool diagonal)
+    {
+        return 2 + (same_rows ? 1 : 0) + (diagonal ? 0 : 1);
+    }
 };
 
 /* Kernels over the slab: 32 rows (one a lane) by 8 warps over components. */

@@ -17,6 +17,20 @@ __device__ __forceinline__ uint64_t operand(const void *tile)
     return ((shared_address(tile) & 0x3ffff) >> 4) | kIgnored | kGroupStride | kSwizzle128;
 }
 
+/* An operand tile of 16 halves a row and no swizzle: [2][rows][8] halves, 16-byte aligned. 8 rows of one half
+ * of the columns are 128 bytes in a row, so a read has no bank conflict. */
+template <int kRows> __device__ __forceinline__ uint64_t plain_operand(const void *tile)
+{
+    constexpr uint64_t kColumnStride = (kRows * 16ull >> 4) << 16, kGroupStride = (128ull >> 4) << 32;
+    return ((shared_address(tile) & 0x3ffff) >> 4) | kColumnStride | kGroupStride;
+}
+
+/* The operand `bytes` further (a multiple of 16): addresses have 18 bits, so nothing is carried over. */
+__device__ __forceinline__ uint64_t advance(uint64_t operand, int bytes)
+{
+    return (operand & 0xffffffff00000000ull) | (static_cast<uint32_t>(operand) + (bytes >> 4));
+}
+
 __device__ __forceinline__ void wgmma_fence()
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -60,15 +74,6 @@ __device__ __forceinline__ void wgmma_64x128x16(float (&s)[64], uint64_t a, uint
         : "l"(a), "l"(b), "r"(add));
 }
 #undef FGMM_8
-
-template <int kRegisters> __device__ __forceinline__ void give_registers()
-{
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters> __device__ __forceinline__ void take_registers()
-{
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
 
 } // namespace fgmm::ptx
 

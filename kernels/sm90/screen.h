@@ -11,30 +11,37 @@ extern "C" {
 
 enum {
     FGMM_SM90_TILE = 128, /* components a record */
-    FGMM_SM90_TERMS = 6,  /* floats a component beside its mean (with what the tile has in common); a record
-                             stays a multiple of 1,024 bytes */
+    FGMM_SM90_EXTRA = 16, /* columns beside the mean: the rest of a component's log-density */
     FGMM_SM90_MAX_DIM = 128
 };
 
+/* Of the components that can be chosen at all (a finite offset). */
 typedef struct {
-    void *records; /* [tiles][fgmm__sm90_record_bytes]: means in fp16, swizzled, then terms [6][128] fp32 */
+    double spread; /* a power of two >= any |mean - origin| in any dimension */
+    double factor; /* the largest factor on the squared distance to be screened as it is; larger ones are
+                      taken for this one, which costs their tile its lower bounds */
+    double offset; /* >= any |offset| */
+} fgmm_sm90_range;
+
+typedef struct {
+    void *records; /* [tiles][fgmm__sm90_record_bytes]: means in fp16, swizzled; [2][128][8] extra columns;
+                      [4] fp32 widths */
     int32_t tiles, halves;
-    float scale; /* a power of two on rows and means, so that fp16 neither overflows nor loses small values */
+    float scale; /* on rows; a power of two, so that fp16 neither overflows nor loses small values */
+    float unit;  /* bits of log2-density that 1 of the product stands for, a power of two */
 } fgmm_sm90_tables;
 
 /* Whether this screen serves a model: spherical form, 32 < dim <= FGMM_SM90_MAX_DIM, k >= 256. */
 bool fgmm__sm90_serves(fgmm_form form, int32_t k, int32_t dim);
 int64_t fgmm__sm90_record_bytes(int32_t dim);
 
-/* spread: a power of two >= any |mean - origin| in any dimension; rows further out than 8 spread become
- * dense. tables->records has room for `tiles` records and is 1,024-byte aligned; the other fields are filled
- * in. */
+/* Rows further than 64 spread from the origin become dense. tables->records has room for `tiles` records and
+ * is 16-byte aligned; the other fields are filled in. */
 int fgmm__launch_sm90_tables(const fgmm_model_view *model, const double *origin, const float *origin32,
-                             double spread, fgmm_sm90_tables *tables, fgmm_stream stream);
+                             fgmm_sm90_range range, fgmm_sm90_tables *tables, fgmm_stream stream);
 /* As fgmm__launch_screen. multiprocessors: of the device. */
-int fgmm__launch_sm90_screen(const fgmm_row_view *rows, const fgmm_model_view *model,
-                             const fgmm_sm90_tables *tables, int32_t least, const fgmm_candidate_lists *lists,
-                             int multiprocessors, fgmm_stream stream);
+int fgmm__launch_sm90_screen(const fgmm_row_view *rows, const fgmm_sm90_tables *tables, int32_t least,
+                             const fgmm_candidate_lists *lists, int multiprocessors, fgmm_stream stream);
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,7 @@ namespace fgmm
  * it. kGroups consumer warpgroups of 64 rows, one set of 64 x 128 sums each (64 registers a thread): while
  * one reduces its sums the tensor cores work for the others, so no warpgroup needs two sets and wgmma is
  * never in flight across a branch (ptxas would serialise it). Rows of a block share each component tile:
- * traffic from L2 is K * dim * 2 bytes a kRows rows. kHalves: dimensions in units of 64 (one 128-byte
+ * traffic from L2 is K * (dim + 16) * 2 bytes a kRows rows. kHalves: dimensions in units of 64 (one 128-byte
  * swizzled row). */
 template <int kHalves_> struct ScreenShape {
     static constexpr int kHalves = kHalves_;
@@ -27,22 +27,24 @@ template <int kHalves_> struct ScreenShape {
     /* Two tiles of rows: the next one is converted while this one is screened. */
     static constexpr int kRowTiles = 2;
     static constexpr int kStages = kHalves == 1 ? 4 : 3; /* component tiles in flight */
-    /* Four warpgroups start with 128 registers a thread, the whole file; what the producers give, the
-     * consumers take. (Four consumers would start with 96 a thread, and could not get the 112 they need
-     * without spills.) */
-    static constexpr int kConsumerRegisters = 144, kProducerRegisters = 80;
-    static_assert(kGroups * kConsumerRegisters + kProducerRegisters <=
-                      (kGroups + 1) * (65536 / (kGroups + 1) / kWarpgroup),
-                  "or the consumers wait for ever");
-    static constexpr int kHalfBytes = 128; /* of a row in one half */
-    static constexpr int kGroupBytes =
-        kGroupRows * kHalfBytes * kHalves; /* a warpgroup's rows: [half][64][64] */
-    static constexpr int kMeansBytes =
-        kColumns * kHalfBytes * kHalves; /* a component tile: [half][128][64] */
-    static constexpr int kRecordBytes = kMeansBytes + kColumns * FGMM_SM90_TERMS * 4;
+    /* Four warpgroups with 128 registers a thread are the whole file, and enough for all roles. */
+    static_assert(kThreads * 128 == 65536, "one block a multiprocessor");
+    static constexpr int kHalfBytes = 128;                  /* of a row in one half */
+    static constexpr int kExtraBytes = FGMM_SM90_EXTRA * 2; /* of a row's extra columns */
+    static constexpr int kRowBytes = kHalfBytes * kHalves + kExtraBytes;
+    /* A warpgroup's rows, [half][64][64] and [2][64][8]; and a component tile, [half][128][64] and
+     * [2][128][8], then the widths. Only the tile's real bytes cross from L2; its place is rounded up. */
+    static constexpr int kGroupExtra = kGroupRows * kHalfBytes * kHalves;
+    static constexpr int kGroupBytes = kGroupRows * kRowBytes;
     static constexpr int kRowTileBytes = kGroups * kGroupBytes;
-    static_assert(kColumns == 128, "wgmma is m64n128k16");
-    static_assert(kRecordBytes % 1024 == 0, "records start on the swizzle's period");
+    static constexpr int kRecordExtra = kColumns * kHalfBytes * kHalves;
+    static constexpr int kRecordWidths = kColumns * kRowBytes;
+    static constexpr int kRecordBytes = kRecordWidths + 16;
+    static constexpr int kRecordPlace = (kRecordBytes + 1023) / 1024 * 1024;
+    /* Terms of the fp32 sums of a product. */
+    static constexpr int kDepth = kHalves * 64 + FGMM_SM90_EXTRA;
+    static_assert(kColumns == 128 && FGMM_SM90_EXTRA == 16, "wgmma is m64n128k16");
+    static_assert(kGroupBytes % 1024 == 0, "operands start on the swizzle's period");
 };
 
 } // namespace fgmm

@@ -29,6 +29,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_WHITENED32] = "whitened rows",
     [BUFFER_WORDS] = "statistics",
     [BUFFER_INVERSE_BOUND] = "the grid",
+    [BUFFER_PAIRS] = "pairs of rows and components",
+    [BUFFER_PAIR_COUNTS] = "counts of pairs",
     [BUFFER_TOP_VALUE] = "the most likely components",
     [BUFFER_TOP_COMPONENT] = "the most likely components",
     [BUFFER_LABELS] = "labels",
@@ -63,7 +65,7 @@ fgmm_status fgmm__cuda_put(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, co
 {
     fgmm_status status = FGMM_OK;
     FGMM_TRY(fgmm__cuda_reserve(cuda, which, bytes, out));
-    FGMM_TRY(fgmm__device_upload(cuda->base.device, cuda->buffers[which].pointer, from, bytes, cuda->stream));
+    FGMM_TRY(fgmm__cuda_upload(cuda, cuda->buffers[which].pointer, from, bytes));
 cleanup:
     return status;
 }
@@ -81,6 +83,7 @@ static void cuda_destroy(fgmm_backend *backend)
         fgmm__gpu_event_destroy(cuda->counts_ready[slot]);
     }
     fgmm__pinned_free(backend->device, cuda->assign.staging);
+    fgmm__cuda_staging_free(cuda);
     free(cuda);
 }
 
@@ -123,7 +126,7 @@ static int64_t cuda_workspace_bytes(fgmm_covariance shape, fgmm_moment moment, i
 {
     fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL || moment == FGMM_MOMENT_FULL,
                                               FGMM_CHUNK_QUANTA);
-    return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_estep_bytes(moment, k, dim) +
+    return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_estep_bytes(&plan, moment, k, dim) +
            fgmm__cuda_plan_bytes(&plan, shape, dim) + fgmm__cuda_assign_bytes(shape, k, dim);
 }
 

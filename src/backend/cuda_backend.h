@@ -55,6 +55,8 @@ typedef enum {
     BUFFER_WHITENED32,
     BUFFER_WORDS,
     BUFFER_INVERSE_BOUND,
+    BUFFER_PAIRS,
+    BUFFER_PAIR_COUNTS,
     BUFFER_TOP_VALUE,
     BUFFER_TOP_COMPONENT,
     BUFFER_LABELS,
@@ -114,6 +116,7 @@ typedef struct {
 typedef struct {
     fgmm__cuda_plan plan;
     fgmm_stats_view stats;
+    fgmm_pair_view pairs;
     size_t n_words;
     int64_t rows; /* of this rank, so far */
 } fgmm__cuda_estep;
@@ -136,6 +139,10 @@ struct fgmm__cuda_backend {
         void *pointer;
         size_t bytes;
     } buffers[BUFFER_COUNT];
+    struct {
+        char *pointer; /* pinned */
+        size_t bytes, used;
+    } staging;
     int32_t *dense_counts[2]; /* [FGMM_CHUNK_QUANTA], pinned: of the chunk in this slot */
     fgmm_gpu_event *counts_ready[2];
     fgmm__cuda_model model;
@@ -148,9 +155,16 @@ struct fgmm__cuda_backend {
 /* cuda.c. A buffer of at least so many bytes; out points to a pointer of any type. What it held is lost when
  * it grows. */
 fgmm_status fgmm__cuda_reserve(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, size_t bytes, void *out);
-/* The same, filled from host memory (stream-ordered; pageable memory may be reused on return). */
+/* The same, filled as by fgmm__cuda_upload. */
 fgmm_status fgmm__cuda_put(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, const void *from, size_t bytes,
                            void *out);
+
+/* cuda_staging.c: copies through pinned memory, so that small ones cost no wait. */
+/* Stream-ordered; `from` is pageable and may be reused on return. */
+fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
+/* Waits for all work of the stream. */
+fgmm_status fgmm__cuda_download(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
+void fgmm__cuda_staging_free(fgmm__cuda_backend *cuda);
 
 /* cuda_model.c: takes what it needs of `components`. */
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *components);
@@ -171,7 +185,7 @@ fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components 
                                    const fgmm_grid *grid, fgmm_moment moment, bool want_sums);
 fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile);
 fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats);
-int64_t fgmm__cuda_estep_bytes(fgmm_moment moment, int32_t k, int32_t dim);
+int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim);
 
 fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components *components, int32_t top);
 fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,

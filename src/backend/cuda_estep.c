@@ -9,9 +9,50 @@ static size_t word_count(fgmm_moment moment, int32_t k, int32_t dim)
     return (size_t)k * (1 + (size_t)dim + 2 * fgmm__moment_count(moment, dim)) + 4;
 }
 
-int64_t fgmm__cuda_estep_bytes(fgmm_moment moment, int32_t k, int32_t dim)
+/* Places for the pairs of a chunk. */
+static size_t pair_count(const fgmm__cuda_plan *plan)
 {
-    return 8 * (int64_t)(word_count(moment, k, dim) + (size_t)dim);
+    return plan->all_dense ? 0 : (size_t)plan->chunk_quanta * FGMM_QUANTUM * FGMM_PAIRS_A_ROW;
+}
+
+/* Values of the counts of pairs, and as many offsets. */
+static size_t padded_counts(int32_t k)
+{
+    return ((size_t)k + FGMM_PAIR_COUNTS - 1) / FGMM_PAIR_COUNTS * FGMM_PAIR_COUNTS;
+}
+
+static size_t pair_bytes(const fgmm__cuda_plan *plan)
+{
+    return pair_count(plan) * (2 * sizeof(fgmm_pair) + sizeof(fgmm_pair_weight));
+}
+
+static size_t pair_count_bytes(int32_t k)
+{
+    return 2 * padded_counts(k) * sizeof(int32_t) + sizeof(fgmm_pair_state);
+}
+
+int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim)
+{
+    return (int64_t)(8 * (word_count(moment, k, dim) + (size_t)dim) + pair_bytes(plan) + pair_count_bytes(k));
+}
+
+/* Takes the buffers for sorting pairs and zeroes the counts. */
+static fgmm_status make_pairs(fgmm__cuda_backend *cuda, int32_t k)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_pair_view *pairs = &cuda->estep.pairs;
+    const fgmm__cuda_plan *plan = &cuda->estep.plan;
+    size_t capacity = pair_count(plan);
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_PAIRS, pair_bytes(plan), &pairs->pairs));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_PAIR_COUNTS, pair_count_bytes(k), &pairs->counts));
+    pairs->sorted = pairs->pairs + capacity;
+    pairs->weights = (fgmm_pair_weight *)(pairs->sorted + capacity);
+    pairs->offsets = pairs->counts + padded_counts(k);
+    pairs->state = (fgmm_pair_state *)(pairs->offsets + padded_counts(k));
+    pairs->capacity = (int32_t)capacity;
+    FGMM_CUDA(cudaMemsetAsync(pairs->counts, 0, pair_count_bytes(k), cuda->stream));
+cleanup:
+    return status;
 }
 
 /* Places of the words, in the order that model/stats.h lays down: n, s, q high, q low, log high, log low,
@@ -41,7 +82,6 @@ static fgmm_status put_grid(fgmm__cuda_backend *cuda, const fgmm_grid *grid)
     view->inverse_spherical_bound = 1 / grid->spherical_bound;
     view->inverse_log_bound = 1 / grid->log_bound;
     view->one = ldexp(1, grid->bits);
-    FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
 cleanup:
     free(inverse);
     return status;
@@ -65,6 +105,8 @@ fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components 
                                  components->shape == FGMM_FULL || (want_sums && moment == FGMM_MOMENT_FULL),
                                  FGMM_CHUNK_QUANTA);
     FGMM_TRY(fgmm__cuda_reserve_plan(cuda, &e->plan));
+    if (!e->plan.all_dense)
+        FGMM_TRY(make_pairs(cuda, k));
     FGMM_TRY(put_grid(cuda, grid));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, e->n_words * sizeof(int64_t), &words));
     FGMM_CUDA(cudaMemsetAsync(words, 0, e->n_words * sizeof(int64_t), cuda->stream));
@@ -77,8 +119,11 @@ static fgmm_status add_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *
                               const fgmm_candidate_lists *lists)
 {
     fgmm_status status = FGMM_OK;
-    FGMM_LAUNCH(fgmm__launch_finish(&chunk->metric, &chunk->original, &cuda->model.view, lists,
-                                    &cuda->estep.stats, cuda->stream));
+    const fgmm__cuda_estep *e = &cuda->estep;
+    FGMM_LAUNCH(fgmm__launch_pairs(&chunk->metric, &chunk->original, &cuda->model.view, lists, &e->pairs,
+                                   &e->stats, cuda->stream));
+    FGMM_LAUNCH(fgmm__launch_sums(&chunk->metric, &chunk->original, &cuda->model.view, &e->pairs, &e->stats,
+                                  cuda->stream));
 cleanup:
     return status;
 }
@@ -127,13 +172,10 @@ fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats)
     if (stats->n_words != e->n_words)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "statistics of another shape: %zu words, the E-step has %zu",
                   stats->n_words, e->n_words);
-    FGMM_TRY(
-        fgmm__device_upload(backend->device, e->stats.log_high + 2, &e->rows, sizeof e->rows, cuda->stream));
+    FGMM_TRY(fgmm__cuda_upload(cuda, e->stats.log_high + 2, &e->rows, sizeof e->rows));
     if (backend->comm != NULL)
         FGMM_TRY(fgmm__comm_sum_i64_device(backend->comm, words, e->n_words, cuda->stream));
-    FGMM_TRY(fgmm__device_download(backend->device, stats->words, words, e->n_words * sizeof(int64_t),
-                                   cuda->stream));
-    FGMM_TRY(fgmm__stream_sync(cuda->stream, backend->comm));
+    FGMM_TRY(fgmm__cuda_download(cuda, stats->words, words, e->n_words * sizeof(int64_t)));
 cleanup:
     return status;
 }

@@ -124,17 +124,30 @@ cleanup:
     return status;
 }
 
-/* A power of two that covers the means, and rows some standard deviations around them; rows further out are
- * screened in fp32 terms elsewhere, so this need not be a bound of the data. */
-static double spread_of(const fgmm_components *c)
+/* What the half-precision screen has to hold. Rows further out than it holds are computed elsewhere, so
+ * `spread` need not bound the data. A component of a few equal rows has a factor far above all others, and
+ * fp16 covers no such range: the screen takes it for 2^18 times the typical one. */
+static fgmm_sm90_range range_of(const fgmm_components *c)
 {
-    double most = 0;
-    for (size_t i = 0; i < (size_t)c->k * (size_t)c->dim; i++)
-        most = fmax(most, fabs(c->means[i]));
-    return most > 0 ? exp2(ceil(log2(most))) : 1;
+    fgmm_sm90_range range = {0};
+    double spread = 0, logs = 0, live = 0;
+    for (int32_t k = 0; k < c->k; k++) {
+        if (isinf(c->offsets[k]))
+            continue;
+        double factor = c->hard ? 1 : c->factors[k] * c->factors[k];
+        range.factor = fmax(range.factor, factor);
+        range.offset = fmax(range.offset, fabs(c->offsets[k]));
+        logs += log2(factor);
+        live++;
+        for (int32_t d = 0; d < c->dim; d++)
+            spread = fmax(spread, fabs(c->means[(size_t)k * (size_t)c->dim + (size_t)d]));
+    }
+    range.spread = spread > 0 ? exp2(ceil(log2(spread))) : 1;
+    range.factor = live > 0 ? fmin(range.factor, exp2(logs / live + 18)) : 1;
+    return range;
 }
 
-static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, double spread)
+static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range)
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_model *model = &cuda->model;
@@ -142,7 +155,7 @@ static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, double spread)
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_RECORDS,
                                 records * (size_t)fgmm__sm90_record_bytes(model->view.dim),
                                 &model->sm90.records));
-    FGMM_LAUNCH(fgmm__launch_sm90_tables(&model->view, model->origin, model->origin32, spread, &model->sm90,
+    FGMM_LAUNCH(fgmm__launch_sm90_tables(&model->view, model->origin, model->origin32, range, &model->sm90,
                                          cuda->stream));
 cleanup:
     return status;
@@ -179,10 +192,9 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
     if (model->tied)
         FGMM_TRY(whiten_means(cuda, c));
     if (cuda->hopper && !model->tied && fgmm__sm90_serves(model->view.form, c->k, c->dim))
-        FGMM_TRY(make_sm90_tables(cuda, spread_of(c)));
+        FGMM_TRY(make_sm90_tables(cuda, range_of(c)));
     else if (model->view.form != FGMM_FORM_FULL)
         FGMM_TRY(make_tables(cuda));
-    FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm)); /* the caller may free the components */
 cleanup:
     return status;
 }

@@ -26,7 +26,9 @@ static fgmm_status bring(fgmm__cuda_backend *cuda, const int32_t *subset, const 
     if (subset != NULL)
         FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_SUBSET, subset, count * sizeof *subset, &view->subset));
     FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_QUERY_BOUNDS, bounds, count * sizeof *bounds, &view->bounds));
-    FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_ROWS, rows, row_bytes, &view->rows));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROWS, row_bytes, &view->rows));
+    FGMM_TRY(fgmm__device_upload(cuda->base.device, cuda->buffers[BUFFER_ROWS].pointer, rows, row_bytes,
+                                 cuda->stream)); /* rows are many, and may be pinned */
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_HITS, (size_t)capacity * sizeof(fgmm_hit), &view->hits));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_N_HITS, sizeof *view->n_hits, &view->n_hits));
     FGMM_CUDA(cudaMemsetAsync(view->n_hits, 0, sizeof *view->n_hits, cuda->stream));

@@ -116,9 +116,9 @@ static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *
         FGMM_LAUNCH(fgmm__launch_dense_lists(NULL, chunk->original.rows, &chunk->dense, cuda->stream));
     } else {
         if (cuda->model.sm90.records != NULL)
-            FGMM_LAUNCH(fgmm__launch_sm90_screen(
-                &chunk->screened, &cuda->model.view, &cuda->model.sm90, pass->least, &lists,
-                fgmm__device_multiprocessors(cuda->base.device), cuda->stream));
+            FGMM_LAUNCH(fgmm__launch_sm90_screen(&chunk->screened, &cuda->model.sm90, pass->least, &lists,
+                                                 fgmm__device_multiprocessors(cuda->base.device),
+                                                 cuda->stream));
         else
             FGMM_LAUNCH(fgmm__launch_screen(&chunk->screened, &cuda->model.view, &cuda->model.tables,
                                             pass->least, &lists, cuda->stream));
