@@ -21,6 +21,13 @@
 #include "kernels/ptx/wgmma.cuh"
 #include "kernels/sm90/traits.cuh"
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
+#define FGMM_SM90_BODY 1
+#else
+#define FGMM_SM90_BODY 0
+#pragma nv_diag_suppress 177 /* what only the body uses */
+#endif
+
 namespace fgmm
 {
 namespace
@@ -182,13 +189,6 @@ __global__ void fill_records(fgmm_model_view model, const double *origin, const 
 }
 
 /* ---- the kernel ---- */
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
-#define FGMM_SM90_BODY 1
-#else
-#define FGMM_SM90_BODY 0
-#pragma nv_diag_suppress 177 /* functions that only the body calls */
-#endif
 
 template <class Shape> struct ScreenShared {
     alignas(1024) unsigned char record[Shape::kStages][Shape::kRecordPlace];
