@@ -43,13 +43,28 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
 
 /* ---- building an index ---- */
 
-typedef enum { FGMM_ASSIGN_HARD, FGMM_ASSIGN_TAU } fgmm_assign_rule;
+/* Under every rule a row's first list is that of its most likely component (k-means: the nearest centroid),
+ * with centroid c_1; d_j = |x-c_j|^2.
+ *   hard     that list alone
+ *   tau      and every component with a responsibility of tau or more, at most max_lists in all
+ *   soar     and the list of least d_j + lambda ((x-c_1).(x-c_j))^2 / d_1
+ *   closure  and, from near to far, every list with d_j at most (1+epsilon)^2 times the nearest's, but one
+ *            whose centroid is nearer to that of a list already taken than to the row; at most max_lists */
+typedef enum { FGMM_ASSIGN_HARD, FGMM_ASSIGN_TAU, FGMM_ASSIGN_SOAR, FGMM_ASSIGN_CLOSURE } fgmm_assign_rule;
 
 typedef struct {
     fgmm_assign_rule rule;
-    double tau;        /* < 0: 1/K */
-    int32_t max_lists; /* 8 */
-    int store_vectors; /* 1 */
+    double tau;         /* < 0: 1/K */
+    double lambda;      /* 0.5 */
+    double epsilon;     /* < 0: 0.1 */
+    double replication; /* 0: as tau and epsilon say, with soar two lists a row. R >= 1: finds the tau, the
+                           epsilon or the rows that soar gives a second list (those with the least score over
+                           |x-c_1|^2), so that the lists hold as many postings as do not exceed R times the
+                           rows */
+    int32_t max_lists;  /* 8 */
+    int store_vectors;  /* 1 */
+    const char *ids;    /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
+                           each of one row alone; NULL: row numbers */
     fgmm_resources resources;
     int64_t window_bytes;   /* a rank gathers so many bytes of its region of the file before writing them; 0:
                                from the memory there is */
@@ -58,6 +73,8 @@ typedef struct {
 
 typedef struct {
     int64_t postings;
+    double tau, epsilon, soar_limit; /* of the rule, as given or as found for the replication */
+    int64_t looked_all; /* rows whose further lists took all centroids, not the nearest few alone */
     int64_t list_min, list_median, list_p99, list_max; /* postings a list */
     int64_t windows, rounds; /* passes over the rows to write them; rounds of the exchange */
     double seconds, assign_seconds, exchange_seconds, write_seconds;

@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,21 +11,35 @@ static const char usage[] = "[mpirun -n R] fgmm build DATA... MODEL.h5 -o INDEX.
 static const char description[] =
     "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
 
-enum { RULE_HARD, RULE_TAU };
+enum { RULE_NEED = FGMM_ASSIGN_CLOSURE + 1 };
 
-static const char *output;
-static int rule = RULE_HARD, vectors = 0, metric = -1;
-static double tau = -1;
+/* Minus infinity, which nobody can type: not given. */
+static const char *output, *ids;
+static int rule = FGMM_ASSIGN_HARD, vectors = 0, metric = -1;
+static double tau = -INFINITY, lambda = -INFINITY, epsilon = -INFINITY, replication = -INFINITY;
 static int64_t max_lists = 8, window_bytes, exchange_bytes;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
     {"-o,--output", FGMM_OPT_TEXT, &output, "INDEX.h5", "where the index goes"},
     {"--assign", FGMM_OPT_CHOICE, &rule, "hard|tau|soar|closure|need",
-     "hard: the most likely component (k-means: the nearest); tau: every one with responsibility T or more; "
-     "the others are not part of this version (hard)"},
+     "hard: the most likely component (k-means: the nearest centroid); the others add to that: tau every "
+     "component with responsibility T or more; soar the list whose residual is small and at right angles to "
+     "the first's; closure the nearest lists, but those nearer to a list already taken than to the row; need "
+     "is not part of this version (hard)"},
     {"--tau", FGMM_OPT_REAL, &tau, "T", "least responsibility of --assign tau (1/K)"},
-    {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row of --assign tau (8)"},
+    {"--lambda", FGMM_OPT_REAL, &lambda, "L",
+     "weight of --assign soar's term for parallel residuals: the second list has the least |x-c|^2 + L "
+     "((x-c1).(x-c))^2/|x-c1|^2; 0 takes the second nearest (0.5; SOAR's authors use 1 to 1.5)"},
+    {"--epsilon", FGMM_OPT_REAL, &epsilon, "E",
+     "--assign closure takes lists at most 1+E times as far as the nearest (0.1)"},
+    {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row of --assign tau and closure (8)"},
+    {"--replication", FGMM_OPT_REAL, &replication, "R",
+     "choose T, E, or the rows that soar gives a second list, so that the lists hold up to R times the rows; "
+     "takes 12 bytes of memory for each posting to choose from, at most M a row"},
+    {"--ids", FGMM_OPT_TEXT, &ids, "FILE",
+     "your own ids, one a row, each different and none negative: .npy ('<i8') or .i64bin (u32 rows, u32 1, "
+     "then i64) (row numbers)"},
     {"--vectors", FGMM_OPT_CHOICE, &vectors, "yes|no", "store the rows, or their ids alone (yes)"},
     FGMM_METRIC_OPTION(metric, "the model's"),
     FGMM_RESOURCE_OPTIONS(resources),
@@ -33,29 +48,63 @@ static const fgmm_option table[] = {
      "of the free memory)"},
     {"--exchange", FGMM_OPT_BYTES, &exchange_bytes, "BYTES",
      "bytes a rank sends in one round of the exchange (64MiB)"},
-    {"--replication", FGMM_OPT_LATER, NULL, NULL, NULL},
     {"--sketch", FGMM_OPT_LATER, NULL, NULL, NULL},
-    {"--ids", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 
+/* A number that was given must not be below its least, and belongs to one rule. */
+static fgmm_status check_number(const char *name, double value, double least, int its_rule)
+{
+    static const char *const rules[] = {"hard", "tau", "soar", "closure"};
+    if (value == -INFINITY)
+        return FGMM_OK;
+    if (value < least)
+        return fgmm__fail(FGMM_ERR_INPUT, "%s %g: must be %g or more", name, value, least);
+    if (its_rule >= 0 && rule != its_rule)
+        return fgmm__fail(FGMM_ERR_INPUT, "%s belongs to --assign %s: give both or neither", name,
+                          rules[its_rule]);
+    return FGMM_OK;
+}
+
 static fgmm_status check(int n_arguments)
 {
-    static const char *const rules[] = {"hard", "tau", "soar", "closure", "need"};
     fgmm_status status = FGMM_OK;
     if (n_arguments < 2)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs data and a model: %s", usage);
     if (output == NULL)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs -o INDEX.h5");
-    if (rule > RULE_TAU)
-        FGMM_FAIL(FGMM_ERR_INPUT, "--assign %s is not part of this version; hard and tau are", rules[rule]);
+    if (rule == RULE_NEED)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "--assign need is not part of this version; hard, tau, soar and closure are");
     if (max_lists < 1 || max_lists > 64)
         FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %lld: must be 1 to 64", (long long)max_lists);
-    if (tau > 1)
-        FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", tau);
+    FGMM_TRY(check_number("--tau", tau, 0, -1)); /* hard lists ignore it */
+    FGMM_TRY(check_number("--lambda", lambda, 0, FGMM_ASSIGN_SOAR));
+    FGMM_TRY(check_number("--epsilon", epsilon, 0, FGMM_ASSIGN_CLOSURE));
+    FGMM_TRY(check_number("--replication", replication, 1, -1));
     FGMM_TRY(fgmm__cmd_check_output(output));
 cleanup:
     return status;
+}
+
+static fgmm_build_options options_given(void)
+{
+    fgmm_build_options options;
+    fgmm_build_defaults(&options);
+    options.rule = (fgmm_assign_rule)rule;
+    options.tau = tau;
+    options.epsilon = epsilon;
+    if (lambda >= 0)
+        options.lambda = lambda;
+    if (replication >= 0)
+        options.replication = replication;
+    options.max_lists = (int32_t)max_lists;
+    options.store_vectors = vectors == 0;
+    options.ids = ids;
+    options.resources = fgmm__cmd_resources(&resources);
+    options.window_bytes = window_bytes;
+    options.exchange_bytes = exchange_bytes;
+    return options;
 }
 
 static fgmm_status open_inputs(const char **arguments, int n, fgmm_dataset **dataset, fgmm_model **model)
@@ -70,10 +119,29 @@ cleanup:
     return status;
 }
 
+/* What was found for the replication, in words that make the same lists again where there are such. */
+static void print_replication(const fgmm_build_report *r, int64_t n_rows)
+{
+    double reached = (double)r->postings / (double)n_rows;
+    printf("replication   %.6f of %g: ", reached, replication);
+    if (rule == FGMM_ASSIGN_TAU)
+        printf("tau %.9g\n", r->tau);
+    else if (rule == FGMM_ASSIGN_CLOSURE && r->epsilon >= 0)
+        printf("epsilon %.17g\n", r->epsilon);
+    else if (rule == FGMM_ASSIGN_CLOSURE)
+        printf("no further lists\n");
+    else
+        printf("second lists for %.4f of the rows\n", reached - 1);
+}
+
 static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
 {
     printf("postings      %lld (%.4f a row), %d lists\n", (long long)r->postings,
            (double)r->postings / (double)n_rows, k);
+    if (replication >= 1)
+        print_replication(r, n_rows);
+    if (r->looked_all > 0)
+        printf("looked at     all centroids for %.4f of the rows\n", (double)r->looked_all / (double)n_rows);
     printf("list sizes    min %lld  median %lld  p99 %lld  max %lld\n", (long long)r->list_min,
            (long long)r->list_median, (long long)r->list_p99, (long long)r->list_max);
     printf("seconds       %.2f (assign %.2f, exchange %.2f, write %.2f; %lld window%s)\n", r->seconds,
@@ -91,6 +159,11 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
     cJSON_AddStringToObject(event, "command", "build");
     cJSON_AddNumberToObject(event, "postings", (double)r->postings);
     cJSON_AddNumberToObject(event, "replication", (double)r->postings / (double)n_rows);
+    cJSON_AddNumberToObject(event, "looked_at_all_centroids", (double)r->looked_all);
+    if (rule == FGMM_ASSIGN_TAU)
+        cJSON_AddNumberToObject(event, "tau", r->tau);
+    if (rule == FGMM_ASSIGN_CLOSURE)
+        cJSON_AddNumberToObject(event, "epsilon", r->epsilon);
     cJSON_AddNumberToObject(event, "list_min", (double)r->list_min);
     cJSON_AddNumberToObject(event, "list_median", (double)r->list_median);
     cJSON_AddNumberToObject(event, "list_p99", (double)r->list_p99);
@@ -127,15 +200,7 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
     fgmm_comm *comm = fgmm__cmd_comm();
     FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &model)));
     int64_t n_rows = fgmm_dataset_rows(dataset);
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = rule == RULE_TAU ? FGMM_ASSIGN_TAU : FGMM_ASSIGN_HARD;
-    options.tau = tau;
-    options.max_lists = (int32_t)max_lists;
-    options.store_vectors = vectors == 0;
-    options.resources = fgmm__cmd_resources(&resources);
-    options.window_bytes = window_bytes;
-    options.exchange_bytes = exchange_bytes;
+    fgmm_build_options options = options_given();
     FGMM_TRY(fgmm__build(comm, dataset, model, output, &options, announce, &report));
     if (fgmm_comm_rank(comm) == 0) {
         print_summary(&report, n_rows, fgmm_model_k(model));

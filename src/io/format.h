@@ -40,6 +40,13 @@ fgmm_status fgmm__file_read(const fgmm_file *file, const char *path, int64_t off
 fgmm_status fgmm__flat_read(const fgmm_reader *reader, int64_t begin, int64_t end, void *out);
 void fgmm__flat_close(fgmm_reader *reader);
 
+/* npy.c. Reads magic, version and header into text (room for FGMM_NPY_HEADER bytes); *data_offset is where
+ * the array begins. */
+enum { FGMM_NPY_HEADER = 1 << 16 };
+fgmm_status fgmm__npy_header(const char *source, const fgmm_file *file, char *text, int64_t *data_offset);
+/* What stands behind 'key': in a header, or NULL. */
+const char *fgmm__npy_value(const char *header, const char *key);
+
 /* Whether `path` ends in `extension` (".fbin", any case). */
 bool fgmm__has_extension(const char *path, const char *extension);
 /* Whether the file begins with these bytes at `offset`; false for what cannot be read. */

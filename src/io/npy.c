@@ -6,15 +6,14 @@
 #include "io/format.h"
 
 #define MAGIC "\x93NUMPY"
-enum { MAGIC_BYTES = 6, MAX_HEADER = 1 << 16 };
+enum { MAGIC_BYTES = 6 };
 
 static bool npy_probe(const char *source)
 {
     return fgmm__has_extension(source, ".npy") || fgmm__has_magic(source, 0, MAGIC, MAGIC_BYTES);
 }
 
-/* What stands behind 'key': in the dict, or NULL. */
-static const char *value_of(const char *header, const char *key)
+const char *fgmm__npy_value(const char *header, const char *key)
 {
     char quoted[32];
     snprintf(quoted, sizeof quoted, "'%s'", key);
@@ -34,7 +33,7 @@ static fgmm_status parse_dtype(const char *source, const char *header, fgmm_dtyp
         const char *text;
         fgmm_dtype dtype;
     } known[] = {{"'<f4'", FGMM_F32}, {"'<f2'", FGMM_F16}, {"'|u1'", FGMM_U8}, {"'|i1'", FGMM_I8}};
-    const char *value = value_of(header, "descr");
+    const char *value = fgmm__npy_value(header, "descr");
     for (size_t i = 0; value && i < sizeof known / sizeof *known; i++)
         if (strncmp(value, known[i].text, strlen(known[i].text)) == 0) {
             *out = known[i].dtype;
@@ -71,8 +70,8 @@ static bool parse_shape(const char *value, int64_t shape[2])
 
 static fgmm_status parse_header(const char *source, const char *header, int64_t shape[2], fgmm_dtype *dtype)
 {
-    const char *order = value_of(header, "fortran_order"), *extent = value_of(header, "shape");
-    if (order == NULL || extent == NULL || value_of(header, "descr") == NULL)
+    const char *order = fgmm__npy_value(header, "fortran_order"), *extent = fgmm__npy_value(header, "shape");
+    if (order == NULL || extent == NULL || fgmm__npy_value(header, "descr") == NULL)
         return fgmm__fail(FGMM_ERR_INPUT,
                           "%s: its .npy header cannot be read; damaged, write it again with numpy.save",
                           source);
@@ -97,8 +96,7 @@ static fgmm_status parse_header(const char *source, const char *header, int64_t 
     return FGMM_OK;
 }
 
-/* Reads magic, version and header text; *data_offset is where the rows begin. */
-static fgmm_status read_header(const char *source, const fgmm_file *file, char *text, int64_t *data_offset)
+fgmm_status fgmm__npy_header(const char *source, const fgmm_file *file, char *text, int64_t *data_offset)
 {
     fgmm_status status = FGMM_OK;
     unsigned char start[12] = {0};
@@ -118,7 +116,7 @@ static fgmm_status read_header(const char *source, const fgmm_file *file, char *
     if (major > 1)
         length |= (uint32_t)start[10] << 16 | (uint32_t)start[11] << 24;
     int64_t begin = major > 1 ? 12 : 10;
-    if (length >= MAX_HEADER || begin + (int64_t)length > file->bytes)
+    if (length >= FGMM_NPY_HEADER || begin + (int64_t)length > file->bytes)
         FGMM_FAIL(FGMM_ERR_INPUT,
                   "%s: its .npy header would take %u bytes; truncated or damaged, fetch it again", source,
                   length);
@@ -137,9 +135,9 @@ static fgmm_status npy_open(const char *source, fgmm_reader **out)
     char *text = NULL;
     int64_t offset = 0, shape[2] = {0, 0}, needed;
     fgmm_dtype dtype = FGMM_F32;
-    FGMM_ALLOC(text, MAX_HEADER, "an .npy header");
+    FGMM_ALLOC(text, FGMM_NPY_HEADER, "an .npy header");
     FGMM_TRY(fgmm__file_open(source, &file));
-    FGMM_TRY(read_header(source, &file, text, &offset));
+    FGMM_TRY(fgmm__npy_header(source, &file, text, &offset));
     FGMM_TRY(parse_header(source, text, shape, &dtype));
     if (__builtin_mul_overflow(shape[0], shape[1] * (int64_t)fgmm_dtype_bytes(dtype), &needed) ||
         needed != file.bytes - offset)

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "data/partition.h"
+
 fgmm_status fgmm__check_model(const fgmm_dataset *dataset, const fgmm_model *model)
 {
     fgmm_status status = FGMM_OK;
@@ -27,7 +29,10 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, int32_t top,
+/* Labels of a slice: 32 MiB with their responsibilities. */
+enum { SLICE_LABELS = 4 << 20 };
+
+fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, bool nearest, int32_t top,
                                   fgmm_assigner **out)
 {
     fgmm_status status = FGMM_OK;
@@ -36,7 +41,7 @@ fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model
     FGMM_ALLOC(assigner, 1, "assignments");
     assigner->place = place;
     assigner->top = top;
-    FGMM_TRY(fgmm__components_create(model, false, NULL, NULL, &assigner->components));
+    FGMM_TRY(fgmm__components_create(model, nearest, NULL, NULL, &assigner->components));
     FGMM_TRY(backend->ops->assign_begin(backend, assigner->components, top));
     FGMM_TRY(fgmm__shard_start(place->shard));
     *out = assigner;
@@ -51,9 +56,11 @@ static void free_arrays(fgmm_assigner *assigner)
     free(assigner->labels);
     free(assigner->responsibilities);
     free(assigner->log_density);
+    free(assigner->copy);
     assigner->labels = NULL;
     assigner->responsibilities = NULL;
     assigner->log_density = NULL;
+    assigner->copy = NULL;
 }
 
 void fgmm__assigner_destroy(fgmm_assigner *assigner)
@@ -80,16 +87,57 @@ cleanup:
     return status;
 }
 
+/* Goes on within the shard's tile, or to the next one. Slices begin where tiles may. */
+static fgmm_status next_slice(fgmm_assigner *assigner)
+{
+    fgmm_tile *whole = &assigner->whole, *tile = &assigner->tile;
+    int64_t at = tile->begin + tile->rows - whole->begin, most = SLICE_LABELS / assigner->top;
+    if (at >= whole->rows) {
+        fgmm_status status = fgmm__shard_next(assigner->place->shard, whole);
+        if (status != FGMM_OK)
+            return status;
+        at = 0;
+    }
+    *tile = *whole;
+    tile->begin += at;
+    tile->rows -= at;
+    most -= most % FGMM_QUANTUM;
+    if (tile->rows > most)
+        tile->rows = most;
+    tile->data = (const char *)whole->data + (size_t)at * (size_t)whole->dim * fgmm_dtype_bytes(whole->dtype);
+    return FGMM_OK;
+}
+
 fgmm_status fgmm__assigner_next(fgmm_assigner *assigner)
 {
     fgmm_status status = FGMM_OK;
     fgmm_backend *backend = assigner->place->backend;
-    FGMM_TRY(fgmm__shard_next(assigner->place->shard, &assigner->tile));
+    FGMM_TRY(next_slice(assigner));
     if (assigner->tile.rows == 0)
         goto cleanup;
     FGMM_TRY(make_room(assigner, assigner->tile.rows));
     FGMM_TRY(backend->ops->assign_tile(backend, &assigner->tile, assigner->labels, assigner->responsibilities,
                                        assigner->log_density));
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__assigner_host_rows(fgmm_assigner *assigner, const void **rows)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_workplace *place = assigner->place;
+    const fgmm_tile *tile = &assigner->tile;
+    size_t row_bytes = (size_t)tile->dim * fgmm_dtype_bytes(tile->dtype);
+    *rows = tile->data;
+    if (place->device == NULL)
+        return FGMM_OK;
+    void *stream = fgmm__device_stream(place->device);
+    if (assigner->copy == NULL)
+        FGMM_TRY(fgmm__alloc((size_t)assigner->capacity, row_bytes, "rows of the device", &assigner->copy));
+    FGMM_TRY(fgmm__device_download(place->device, assigner->copy, tile->data, (size_t)tile->rows * row_bytes,
+                                   stream));
+    FGMM_TRY(fgmm__stream_sync(stream, place->comm));
+    *rows = assigner->copy;
 cleanup:
     return status;
 }

@@ -9,18 +9,22 @@ typedef struct {
     fgmm_components *components;
     int32_t top;
     int64_t capacity;        /* rows the arrays hold */
+    fgmm_tile whole;         /* the shard's tile of which `tile` is a slice, so that the arrays stay small */
     fgmm_tile tile;          /* the rows the arrays are about; rows 0: the pass is over */
     int32_t *labels;         /* [rows][top], most likely first, -1 where there are fewer components */
     float *responsibilities; /* [rows][top] */
     double *log_density;     /* [rows] base 2; hard components: minus the squared distance */
+    void *copy;              /* of the tile's rows, where they lie on the device */
 } fgmm_assigner;
 
-/* Local. Starts the pass with the model's components (a k-means model: the nearest mean). */
-fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, int32_t top,
+/* Local. Starts the pass with the model's components; nearest, and a k-means model: with its means alone. */
+fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, bool nearest, int32_t top,
                                   fgmm_assigner **out);
 void fgmm__assigner_destroy(fgmm_assigner *assigner); /* accepts NULL */
-/* Local. The next tile and its labels. FGMM_STOPPED on request. */
+/* Local. The next slice of a tile and its labels. FGMM_STOPPED on request. */
 fgmm_status fgmm__assigner_next(fgmm_assigner *assigner);
+/* Local. The rows of the tile in host memory ([rows][dim] of the data's type), valid until the next tile. */
+fgmm_status fgmm__assigner_host_rows(fgmm_assigner *assigner, const void **rows);
 /* How many of the first labels of row i count under the threshold: at least one. */
 int32_t fgmm__assigner_kept(const fgmm_assigner *assigner, int64_t i, double tau);
 

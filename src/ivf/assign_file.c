@@ -113,7 +113,7 @@ static fgmm_status assign_rows(fgmm_workplace *place, const fgmm_model *model,
     fgmm_assigner *assigner = NULL;
     double nats = fgmm_model_algorithm(model) == FGMM_KMEANS ? 1 : M_LN2;
     fgmm__progress_begin("assign", "rows", fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard));
-    FGMM_TRY(fgmm__assigner_create(place, model, options->top, &assigner));
+    FGMM_TRY(fgmm__assigner_create(place, model, false, options->top, &assigner));
     for (;;) {
         FGMM_TRY(fgmm__assigner_next(assigner));
         if (assigner->tile.rows == 0)

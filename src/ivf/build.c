@@ -12,18 +12,19 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "data/memory.h"
+#include "io/ids.h"
 #include "ivf/assign.h"
 #include "ivf/exchange.h"
 #include "ivf/index.h"
-#include "ivf/labels.h"
+#include "ivf/rules.h"
 
 enum { EXCHANGE_BYTES = 64 << 20, LEAST_WINDOW_BYTES = 64 << 20 };
 
 /* What travels with each row; the row's bytes follow. */
 typedef struct {
-    int64_t posting;
-    int64_t id : 63;
-    uint64_t primary : 1; /* the row's most likely list */
+    uint64_t posting : 63;
+    uint64_t primary : 1; /* the row's first list */
+    int64_t id;
 } item_header;
 
 struct build {
@@ -34,9 +35,10 @@ struct build {
     fgmm_build_report report;
     fgmm_workplace place;
     int32_t k;
-    double tau;
+    fgmm_rule rule;
     bool multi;
-    size_t row_bytes; /* 0: vectors are not stored */
+    fgmm_ids *user_ids; /* NULL: row numbers */
+    size_t row_bytes;   /* 0: vectors are not stored */
     fgmm_labels *labels;
     int64_t *counts;                  /* [k] postings of this rank in each list */
     int64_t *first;                   /* [k] posting number of this rank's first one in each list */
@@ -52,13 +54,20 @@ struct build {
     char *vectors;
     /* where packing stands in the pass */
     fgmm_tile tile;
+    int64_t *tile_ids; /* [tile_capacity] the user's, of the tile's rows */
+    int64_t tile_capacity;
     int64_t row, copy, label; /* row of the tile, of its lists, of all labels of the rank */
     int64_t *cursor;          /* [k] number of the next posting of each list */
 };
 
 void fgmm_build_defaults(fgmm_build_options *options)
 {
-    *options = (fgmm_build_options){.rule = FGMM_ASSIGN_HARD, .tau = -1, .max_lists = 8, .store_vectors = 1};
+    *options = (fgmm_build_options){.rule = FGMM_ASSIGN_HARD,
+                                    .tau = -1,
+                                    .lambda = 0.5,
+                                    .epsilon = -1,
+                                    .max_lists = 8,
+                                    .store_vectors = 1};
 }
 
 static fgmm_status check(struct build *b)
@@ -67,12 +76,10 @@ static fgmm_status check(struct build *b)
     const fgmm_build_options *options = b->options;
     FGMM_TRY(fgmm__check_model(b->dataset, b->model));
     b->k = fgmm_model_k(b->model);
-    b->tau = options->tau < 0 ? 1.0 / b->k : options->tau;
-    b->multi = options->rule == FGMM_ASSIGN_TAU;
-    if (!(b->tau <= 1))
-        FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", b->tau);
-    if (options->max_lists < 1 || options->max_lists > FGMM_MAX_TOP)
-        FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %d: must be 1 to %d", options->max_lists, FGMM_MAX_TOP);
+    FGMM_TRY(fgmm__rule_create(options, b->k, &b->rule));
+    b->multi = fgmm__rule_is_multi(&b->rule);
+    if (options->ids != NULL)
+        FGMM_TRY(fgmm__ids_open(options->ids, fgmm_dataset_rows(b->dataset), &b->user_ids));
     if (options->store_vectors)
         b->row_bytes =
             (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
@@ -87,41 +94,18 @@ cleanup:
 
 /* ---- pass 1: assign ---- */
 
-static fgmm_status keep_tile(struct build *b, const fgmm_assigner *assigner)
-{
-    for (int64_t i = 0; i < assigner->tile.rows; i++) {
-        const int32_t *lists = assigner->labels + i * assigner->top;
-        int32_t kept = b->multi ? fgmm__assigner_kept(assigner, i, b->tau) : 1;
-        for (int32_t j = 0; j < kept; j++)
-            b->counts[lists[j]]++;
-        fgmm_status status = fgmm__labels_append(b->labels, lists, kept);
-        if (status != FGMM_OK)
-            return status;
-    }
-    return FGMM_OK;
-}
-
 static fgmm_status assign(struct build *b)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_assigner *assigner = NULL;
-    int64_t rows = fgmm__shard_end(b->place.shard) - fgmm__shard_begin(b->place.shard);
-    fgmm__progress_begin("assign", "rows", rows);
-    FGMM_TRY(fgmm__labels_create(rows, b->multi, &b->labels));
-    FGMM_TRY(fgmm__assigner_create(&b->place, b->model, b->multi ? b->options->max_lists : 1, &assigner));
-    for (;;) {
-        FGMM_TRY(fgmm__assigner_next(assigner));
-        if (assigner->tile.rows == 0)
-            break;
-        FGMM_TRY(keep_tile(b, assigner));
-        fgmm__progress_add(assigner->tile.rows);
-    }
+    FGMM_TRY(fgmm__rule_apply(&b->rule, &b->place, b->model, &b->labels));
+    for (int64_t i = 0; i < b->labels->n; i++)
+        b->counts[b->labels->lists[i]]++;
+    b->report.tau = b->rule.tau;
+    b->report.epsilon = b->rule.epsilon;
+    b->report.soar_limit = b->rule.soar_limit;
+    b->report.looked_all = b->rule.looked_all;
 cleanup:
-    if (status != FGMM_OK)
-        fgmm__comm_announce_failure(b->comm);
-    fgmm__progress_end();
-    fgmm__assigner_destroy(assigner);
-    return fgmm__comm_agree(b->comm, status);
+    return status;
 }
 
 /* ---- numbering the postings ---- */
@@ -207,10 +191,9 @@ static fgmm_status create_file(struct build *b, const char *path)
         .dtype = fgmm_dataset_dtype(b->dataset),
         .rows = fgmm_dataset_rows(b->dataset),
         .postings = b->postings,
-        .rule = b->options->rule,
-        .tau = b->tau,
-        .max_lists = b->options->max_lists,
+        .rule = &b->rule,
         .vectors = b->row_bytes > 0,
+        .user_ids = b->user_ids != NULL,
         .offsets = b->offsets,
     };
     return fgmm__index_create(b->comm, path, &layout, &b->writer);
@@ -225,12 +208,32 @@ static bool pack_posting(struct build *b, int32_t list, int64_t posting)
     if (slot == NULL)
         return false;
     const char *row = (const char *)b->tile.data + (size_t)b->row * b->row_bytes;
-    item_header header = {.posting = posting, .id = b->tile.begin + b->row, .primary = b->copy == 0};
+    item_header header = {.posting = (uint64_t)posting,
+                          .primary = b->copy == 0,
+                          .id = b->user_ids != NULL ? b->tile_ids[b->row] : b->tile.begin + b->row};
     memcpy(slot, &header, sizeof header);
     memcpy(slot + sizeof header, row, b->row_bytes);
     if (b->row_bytes > 0)
         b->hashes[list] += fgmm__row_hash(row, b->row_bytes, (uint64_t)posting - b->offsets[list]);
     return true;
+}
+
+static fgmm_status next_tile(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(fgmm__shard_next(b->place.shard, &b->tile));
+    b->row = 0;
+    if (b->user_ids == NULL || b->tile.rows == 0)
+        goto cleanup;
+    if (b->tile_capacity < b->tile.rows) {
+        free(b->tile_ids);
+        b->tile_ids = NULL;
+        FGMM_ALLOC(b->tile_ids, b->tile.rows, "ids of a tile");
+        b->tile_capacity = b->tile.rows;
+    }
+    FGMM_TRY(fgmm__ids_read(b->user_ids, b->tile.begin, b->tile.begin + b->tile.rows, b->tile_ids));
+cleanup:
+    return status;
 }
 
 /* Packs postings of window number `window` of every owner until a share is full or the pass is over, going on
@@ -250,8 +253,7 @@ static fgmm_status pack(struct build *b, int64_t window, bool *over)
             }
         }
         fgmm__progress_add(b->tile.rows);
-        fgmm_status status = fgmm__shard_next(b->place.shard, &b->tile);
-        b->row = 0;
+        fgmm_status status = next_tile(b);
         *over = status == FGMM_OK && b->tile.rows == 0;
         if (status != FGMM_OK || *over)
             return status;
@@ -265,7 +267,7 @@ static void place(struct build *b, int64_t n)
         const char *item = b->exchange->receive + (size_t)i * b->exchange->item_bytes;
         item_header header;
         memcpy(&header, item, sizeof header);
-        int64_t at = header.posting - b->begin;
+        int64_t at = (int64_t)header.posting - b->begin;
         b->ids[at] = header.id;
         if (b->multi)
             b->primary[at] = header.primary;
@@ -340,6 +342,8 @@ static void release(struct build *b)
     fgmm__exchange_destroy(b->exchange);
     fgmm__labels_destroy(b->labels);
     fgmm__workplace_close(&b->place);
+    fgmm__ids_close(b->user_ids);
+    free(b->tile_ids);
     free(b->counts);
     free(b->first);
     free(b->cursor);

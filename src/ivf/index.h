@@ -1,19 +1,22 @@
 /* The index file: how it lies on disk, writing it from all ranks, reading it list by list.
  *
- *   attributes   format="fgmm-ivf", version, metric, dtype, n_rows, n_postings, assign, tau, max_lists
- *   centroids    f32 [K][D]
- *   list_offsets u64 [K+1]     list j holds postings list_offsets[j] .. list_offsets[j+1]-1, ordered by id
- *   list_hashes  u64 [K]       sum over the list (mod 2^64) of xxh3(row's bytes, seed = place in the list);
- * with vectors only ids          i64 [P] primary      u8  [P]       1: the row's most likely list; where rows
- * may be in several lists only vectors      dtype [P][D]  absent when only ids are stored model/       the
- * model
+ *   attributes    format="fgmm-ivf", version, metric, dtype, n_rows, n_postings, assign, tau, max_lists,
+ *                 id_source (rows or user); soar: lambda, soar_limit; closure: epsilon
+ *   centroids     f32 [K][D]
+ *   list_offsets  u64 [K+1]     list j holds postings list_offsets[j] .. list_offsets[j+1]-1, by row
+ *   list_hashes   u64 [K]       with vectors: sum over the list (mod 2^64) of xxh3(row's bytes, seed =
+ *                               place in the list)
+ *   ids           i64 [P]
+ *   primary       u8 [P]        1: the row's first list; where rows may be in several lists only
+ *   vectors       dtype [P][D]  absent when only ids are stored
+ *   model/                      the model
  */
 #ifndef FGMM_IVF_INDEX_H
 #define FGMM_IVF_INDEX_H
 
 #include <stdbool.h>
 #include "comm/comm.h"
-#include "fgmm/ivf.h"
+#include "ivf/rules.h"
 
 enum { FGMM_INDEX_VERSION = 1 };
 
@@ -73,10 +76,8 @@ typedef struct {
     const fgmm_model *model;
     fgmm_dtype dtype;
     int64_t rows, postings;
-    fgmm_assign_rule rule;
-    double tau;
-    int32_t max_lists;
-    bool vectors;
+    const fgmm_rule *rule;
+    bool vectors, user_ids;
     const uint64_t *offsets; /* [k+1] */
 } fgmm_index_layout;
 

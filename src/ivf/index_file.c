@@ -53,16 +53,23 @@ static fgmm_status add_dataset(hid_t file, const char *name, hid_t type, int ran
 static fgmm_status put_attributes(hid_t file, const fgmm_index_layout *layout)
 {
     fgmm_status status = FGMM_OK;
-    bool hard = layout->rule == FGMM_ASSIGN_HARD;
+    const fgmm_rule *rule = layout->rule;
     FGMM_TRY(fgmm__h5_put_text(file, "format", "fgmm-ivf"));
     FGMM_TRY(fgmm__h5_put_i64(file, "version", FGMM_INDEX_VERSION));
     FGMM_TRY(fgmm__h5_put_text(file, "metric", fgmm_metric_name(fgmm_model_metric(layout->model))));
     FGMM_TRY(fgmm__h5_put_text(file, "dtype", fgmm_dtype_name(layout->dtype)));
     FGMM_TRY(fgmm__h5_put_i64(file, "n_rows", layout->rows));
     FGMM_TRY(fgmm__h5_put_i64(file, "n_postings", layout->postings));
-    FGMM_TRY(fgmm__h5_put_text(file, "assign", hard ? "hard" : "tau"));
-    FGMM_TRY(fgmm__h5_put_f64(file, "tau", hard ? 0 : layout->tau));
-    FGMM_TRY(fgmm__h5_put_i64(file, "max_lists", hard ? 1 : layout->max_lists));
+    FGMM_TRY(fgmm__h5_put_text(file, "assign", fgmm__rule_name(rule->rule)));
+    FGMM_TRY(fgmm__h5_put_f64(file, "tau", rule->rule == FGMM_ASSIGN_TAU ? rule->tau : 0));
+    FGMM_TRY(fgmm__h5_put_i64(file, "max_lists", rule->max_lists));
+    FGMM_TRY(fgmm__h5_put_text(file, "id_source", layout->user_ids ? "user" : "rows"));
+    if (rule->rule == FGMM_ASSIGN_SOAR) {
+        FGMM_TRY(fgmm__h5_put_f64(file, "lambda", rule->lambda));
+        FGMM_TRY(fgmm__h5_put_f64(file, "soar_limit", rule->soar_limit));
+    }
+    if (rule->rule == FGMM_ASSIGN_CLOSURE)
+        FGMM_TRY(fgmm__h5_put_f64(file, "epsilon", rule->epsilon));
 cleanup:
     return status;
 }
@@ -97,7 +104,7 @@ static fgmm_status lay_out(hid_t file, void *context)
     FGMM_TRY(put_model(file, layout->model));
     FGMM_TRY(fgmm__h5_write(file, "list_offsets", H5T_NATIVE_UINT64, 1, &offsets, layout->offsets));
     FGMM_TRY(add_dataset(file, "ids", H5T_NATIVE_INT64, 1, postings));
-    if (layout->rule != FGMM_ASSIGN_HARD)
+    if (fgmm__rule_is_multi(layout->rule))
         FGMM_TRY(add_dataset(file, "primary", H5T_NATIVE_UINT8, 1, postings));
     if (layout->vectors) {
         FGMM_TRY(add_dataset(file, "list_hashes", H5T_NATIVE_UINT64, 1, &lists));
@@ -129,7 +136,7 @@ static fgmm_status open_datasets(fgmm_index_writer *writer, const fgmm_index_lay
     if (writer->transfer < 0 || H5Pset_dxpl_mpio(writer->transfer, H5FD_MPIO_COLLECTIVE) < 0)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot ask HDF5 for collective writes", writer->shared.path);
     writer->ids = H5Dopen2(writer->shared.file, "ids", H5P_DEFAULT);
-    if (layout->rule != FGMM_ASSIGN_HARD)
+    if (fgmm__rule_is_multi(layout->rule))
         writer->primary = H5Dopen2(writer->shared.file, "primary", H5P_DEFAULT);
     if (layout->vectors) {
         writer->vectors = H5Dopen2(writer->shared.file, "vectors", H5P_DEFAULT);
@@ -141,7 +148,7 @@ static fgmm_status open_datasets(fgmm_index_writer *writer, const fgmm_index_lay
         writer->skip_end =
             at + (uint64_t)layout->postings * (uint64_t)writer->dim * fgmm_dtype_bytes(layout->dtype);
     }
-    if (writer->ids < 0 || (layout->rule != FGMM_ASSIGN_HARD && writer->primary < 0))
+    if (writer->ids < 0 || (fgmm__rule_is_multi(layout->rule) && writer->primary < 0))
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot open the index's datasets", writer->shared.path);
 cleanup:
     return status;

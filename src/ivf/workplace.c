@@ -13,6 +13,15 @@ static int threads_of(const fgmm_resources *resources)
     return sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
 }
 
+/* The model's own components, and its means alone where lists are chosen by distance. */
+static int64_t backend_bytes(const fgmm_backend *backend, fgmm_covariance shape, int32_t k, int32_t dim)
+{
+    int64_t bytes = backend->ops->workspace_bytes(shape, FGMM_MOMENT_NONE, k, dim);
+    if (shape != FGMM_SPHERICAL)
+        bytes += backend->ops->workspace_bytes(FGMM_SPHERICAL, FGMM_MOMENT_NONE, k, dim);
+    return bytes;
+}
+
 fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
                                  fgmm_started *started, fgmm_workplace *place)
@@ -33,8 +42,7 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
         .host_memory_bytes = resources->host_memory_bytes,
         .cap_whole_process = true,
         .tile_rows = resources->tile_rows,
-        .backend_bytes =
-            place->backend->ops->workspace_bytes(shape, FGMM_MOMENT_NONE, k, fgmm_dataset_dim(dataset)),
+        .backend_bytes = backend_bytes(place->backend, shape, k, fgmm_dataset_dim(dataset)),
     };
     FGMM_TRY(
         fgmm__comm_agree(comm, fgmm__shard_create(dataset, comm, place->device, &options, &place->shard)));

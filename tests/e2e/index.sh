@@ -22,6 +22,26 @@ for ranks in 2 3; do
     cmp tau.h5 other.h5 || fail "tau lists differ on $ranks ranks"
 done
 
+# ---- the other rules: as many postings as asked for, the hard lists among them, and the same bytes on 3 ranks ----
+for rule in soar closure tau; do
+    "$FGMM" build "$data" model.h5 -o $rule-15.h5 --assign $rule --replication 1.5 >out
+    grep -q '^postings *1\(5000\|49[89].\) ' out && grep -q '^replication *1\.' out || fail "$rule: not 1.5 lists a row: $(cat out)"
+    on 3 build "$data" model.h5 -o other.h5 --assign $rule --replication 1.5 --residency stream --tile-rows 1k >/dev/null
+    cmp $rule-15.h5 other.h5 || fail "$rule lists differ on 3 ranks"
+    "$FGMM" info $rule-15.h5 | grep -q "^assign: $rule" || fail "info does not name the rule: $("$FGMM" info $rule-15.h5)"
+done
+epsilon=$("$FGMM" build "$data" model.h5 -o other.h5 --assign closure --replication 1.5 | sed -n 's/.*epsilon //p')
+"$FGMM" build "$data" model.h5 -o other.h5 --assign closure --epsilon "$epsilon" >/dev/null
+cmp closure-15.h5 other.h5 || fail "the epsilon that was printed ($epsilon) makes other lists"
+"$FGMM" build "$data" model.h5 -o soar.h5 --assign soar --lambda 1 >out
+grep -q '^postings *20000 ' out || fail "soar lists do not hold each row twice: $(cat out)"
+if have_python numpy; then
+    "$python" -c "import numpy as np; np.save('ids.npy', np.arange(10000, dtype='<i8')[::-1] * 10**14)"
+    "$FGMM" build "$data" model.h5 -o own.h5 --ids ids.npy >/dev/null
+    on 3 build "$data" model.h5 -o other.h5 --ids ids.npy --window 300KiB >/dev/null
+    cmp own.h5 other.h5 || fail "lists with own ids differ on 3 ranks"
+fi
+
 # ---- assignments ----
 "$FGMM" assign "$data" model.h5 -o assigned.h5 --top 3 --tau 0.01 >out
 on 3 assign "$data" model.h5 -o other.h5 --top 3 --tau 0.01 --tile-rows 1k >other
@@ -67,6 +87,10 @@ cmp centroid.h5 posterior.h5 || fail "a k-means index has two probing orders"
 "$FGMM" export hard.h5 --to faiss -o hard.faiss >/dev/null
 "$FGMM" export hard.h5 --to faiss -o disk.faiss --ondisk >/dev/null
 "$FGMM" export tau.h5 --to faiss -o primary.faiss --primary-only >/dev/null 2>err
+for rule in soar closure; do
+    "$FGMM" export $rule-15.h5 --to faiss -o other.faiss --primary-only >/dev/null 2>err
+    cmp hard.faiss other.faiss || fail "the first lists of the $rule index are not the hard lists"
+done
 cmp hard.faiss primary.faiss || fail "the most likely lists of the tau index are not the hard lists"
 status "$FGMM" export tau.h5 --to faiss -o tau.faiss
 [ $got = 0 ] && [ "$(grep -c 'in several lists' err)" = 1 ] || fail "no warning of rows that FAISS returns twice: $(cat err)"
@@ -118,8 +142,15 @@ printf '\x01\x00\x00\x00\x02\x00\x00\x00aaaabbbb' >narrow.fbin
 refused 2 'needs data and a model' build "$data" -o refused.h5
 refused 2 'dimension' build narrow.fbin model.h5 -o refused.h5
 refused 2 'metric' build "$data" cosine.h5 --metric l2 -o refused.h5
-refused 2 'not part of this version' build "$data" model.h5 --assign soar -o refused.h5
-refused 2 'not part of this version' build "$data" model.h5 --replication 2 -o refused.h5
+refused 2 'not part of this version' build "$data" model.h5 --assign need -o refused.h5
+refused 2 'hard lists hold each row once' build "$data" model.h5 --replication 2 -o refused.h5
+refused 2 'must be 1 to 2' build "$data" model.h5 --assign soar --replication 2.5 -o refused.h5
+refused 2 'leave --tau out' build "$data" model.h5 --assign tau --tau 0.1 --replication 1.5 -o refused.h5
+refused 2 'belongs to --assign soar' build "$data" model.h5 --lambda 1 -o refused.h5
+refused 2 'epsilon -1: must be' build "$data" model.h5 --assign closure --epsilon -1 -o refused.h5
+refused 2 'one.fbin: ids are read from' build "$data" model.h5 --ids one.fbin -o refused.h5
+printf '\x02\x00\x00\x00\x01\x00\x00\x00aaaaaaaabbbbbbbb' >two.i64bin
+refused 2 'two.i64bin: holds 2 ids' build "$data" model.h5 --ids two.i64bin -o refused.h5
 refused 2 'max-lists' build "$data" model.h5 --assign tau --max-lists 65 -o refused.h5
 refused 2 'no such file' build "$data" missing.h5 -o refused.h5
 refused 2 'dimension' search hard.h5 narrow.fbin -o refused.h5
