@@ -47,7 +47,7 @@ ended() {
 stopped() {
     ended
     [ "$got" = 75 ] || fail "$1: exit status $got, not 75: $(cat err)"
-    [ $milliseconds -lt 5000 ] || fail "$1: ended only $milliseconds ms after it was asked to stop"
+    [ $milliseconds -lt $((5000 * ${FGMM_PATIENCE:-1})) ] || fail "$1: ended only $milliseconds ms after it was asked to stop"
     [ "$(grep -c 'fgmm: fit: stopped' err)" = 1 ] || fail "$1: not one line that says it was stopped: $(cat err)"
     [ ! -e "$1.h5" ] || fail "$1: an output in spite of the stop"
     [ "$("$H5GET" "$1.h5.ckpt" @stopped)" = 1 ] || fail "$1: the checkpoint does not say stopped"
