@@ -9,31 +9,43 @@
 #include "io/knn.h"
 #include "ivf/results_file.h"
 #include "ivf/search.h"
+#include "ivf/stop.h"
 
 static const char usage[] = "[mpirun -n R] fgmm search INDEX.h5 QUERIES... [OPTIONS]";
-static const char description[] = "Finds the nearest rows of every query in the NPROBE lists whose centroids "
-                                  "are nearest to it, and tells recall against cost.";
+static const char description[] =
+    "Finds the nearest rows of every query in the NPROBE lists whose centroids "
+    "are nearest to it, or in as many as a stop rule learnt with --learn-stop asks for, and tells recall "
+    "against cost.";
 
-enum { MOST_SETTINGS = 256 };
+enum { MOST_SETTINGS = 256, MOST_PROBES = 1024 /* a query when a rule is learnt, unless told otherwise */ };
 
-static const char *output, *truth_file, *csv_file, *nprobe_list = "1,2,4,8,16";
-static int64_t k = 10;
-static int metric = -1, probe_by = FGMM_PROBE_CENTROID;
+static const char *output, *truth_file, *csv_file, *nprobe_list, *target_list;
+static int64_t k = 10, max_probes;
+static int metric = -1, probe_by = -1;
+static bool learn;
 
 static const fgmm_option table[] = {
     {"-k,--neighbors", FGMM_OPT_COUNT, &k, "K", "neighbours a query (10)"},
     {"--nprobe", FGMM_OPT_TEXT, &nprobe_list, "LIST",
      "lists probed a query: one number or several, a search each (1,2,4,8,16)"},
+    {"--recall-target", FGMM_OPT_TEXT, &target_list, "LIST",
+     "in place of --nprobe: every query probes lists until the index's stop rule expects this mean recall, "
+     "0.8 to "
+     "0.99; one number or several (none)"},
     {"--probe-by", FGMM_OPT_CHOICE, &probe_by, "centroid|posterior",
-     "lists nearest by their centroids first, or those that the index's mixture finds most likely "
-     "(centroid)"},
+     "lists nearest by their centroids first, or those that the index's mixture finds most likely (centroid, "
+     "or "
+     "the stop rule's)"},
+    {"--learn-stop", FGMM_OPT_FLAG, &learn, NULL,
+     "learn the stop rule from QUERIES and store it in the index; judge it with others"},
+    {"--max-probes", FGMM_OPT_COUNT, &max_probes, "N",
+     "with --learn-stop: lists a query probes at most, then and under the rule (all, up to 1024)"},
     {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
      "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
     {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
      "ids and distances: .h5, or .ivecs or .ibin for one nprobe (none)"},
     {"--csv", FGMM_OPT_TEXT, &csv_file, "FILE", "write the table there, too (none)"},
     FGMM_METRIC_OPTION(metric, "the index's"),
-    {"--recall-target", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 
@@ -44,31 +56,57 @@ struct run {
     int64_t n;
     int32_t k;
     int settings;
-    int32_t nprobe[MOST_SETTINGS];
+    int32_t nprobe[MOST_SETTINGS]; /* or */
+    double target[MOST_SETTINGS];  /* of recall */
+    fgmm_stop_rule rule;           /* where recall is the target */
     fgmm_knn truth;
     int64_t *ids; /* [settings][n][k] */
     float *distances;
     fgmm_search_report reports[MOST_SETTINGS];
 };
 
-static fgmm_status parse_nprobe(struct run *run)
+/* The settings of a search: numbers of lists, or recalls. */
+static fgmm_status parse_settings(struct run *run)
 {
     char text[32];
-    for (const char *at = nprobe_list; *at != '\0';) {
+    const char *option = target_list != NULL ? "--recall-target" : "--nprobe";
+    const char *list = target_list != NULL ? target_list : nprobe_list != NULL ? nprobe_list : "1,2,4,8,16";
+    for (const char *at = list; *at != '\0';) {
         size_t length = strcspn(at, ",");
-        int64_t value = 0;
-        snprintf(text, sizeof text, "%.*s", (int)length, at);
-        if (length >= sizeof text || !fgmm__parse_count(text, &value) || value < 1 || value > INT32_MAX)
-            return fgmm__fail(FGMM_ERR_INPUT, "--nprobe %s: not a list of counts from 1 on, such as 1,2,4",
-                              nprobe_list);
+        int64_t count = 0;
+        double *target = &run->target[run->settings];
         if (run->settings == MOST_SETTINGS)
-            return fgmm__fail(FGMM_ERR_INPUT, "--nprobe: more than %d settings", MOST_SETTINGS);
-        run->nprobe[run->settings++] = (int32_t)value;
+            return fgmm__fail(FGMM_ERR_INPUT, "%s: more than %d settings", option, MOST_SETTINGS);
+        snprintf(text, sizeof text, "%.*s", (int)length, at);
+        bool fits = length < sizeof text;
+        if (target_list != NULL && (!fits || !fgmm__parse_real(text, target)))
+            return fgmm__fail(FGMM_ERR_INPUT, "%s %s: not a list of recalls such as 0.9,0.95", option, list);
+        if (target_list == NULL &&
+            (!fits || !fgmm__parse_count(text, &count) || count < 1 || count > INT32_MAX))
+            return fgmm__fail(FGMM_ERR_INPUT, "%s %s: not a list of counts from 1 on, such as 1,2,4", option,
+                              list);
+        run->nprobe[run->settings++] = (int32_t)count;
         at += length;
         if (*at == ',')
             at++;
     }
-    return run->settings > 0 ? FGMM_OK : fgmm__fail(FGMM_ERR_INPUT, "--nprobe: the list is empty");
+    return run->settings > 0 ? FGMM_OK : fgmm__fail(FGMM_ERR_INPUT, "%s: the list is empty", option);
+}
+
+static fgmm_status check_combination(void)
+{
+    fgmm_status status = FGMM_OK;
+    if (nprobe_list != NULL && target_list != NULL)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--nprobe and --recall-target exclude each other");
+    if (learn && (nprobe_list != NULL || target_list != NULL || output != NULL || csv_file != NULL ||
+                  truth_file != NULL))
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "--learn-stop writes a rule into the index and nothing else: give -k, --probe-by and "
+                  "--max-probes alone with it");
+    if (!learn && max_probes != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--max-probes belongs to --learn-stop");
+cleanup:
+    return status;
 }
 
 static fgmm_status check(struct run *run, int n_arguments)
@@ -77,7 +115,8 @@ static fgmm_status check(struct run *run, int n_arguments)
     if (n_arguments < 2)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs an index and queries: %s", usage);
     FGMM_TRY(fgmm__cmd_small_count("-k", k, &run->k));
-    FGMM_TRY(parse_nprobe(run));
+    FGMM_TRY(check_combination());
+    FGMM_TRY(parse_settings(run));
     if (output != NULL)
         FGMM_TRY(fgmm__cmd_check_output(output));
     if (csv_file != NULL)
@@ -102,12 +141,36 @@ cleanup:
     return status;
 }
 
+/* The rule is for one number of neighbours and one probing order. */
+static fgmm_status read_rule(struct run *run, const char *path)
+{
+    fgmm_status status = FGMM_OK;
+    double threshold;
+    if (target_list == NULL)
+        return FGMM_OK;
+    FGMM_TRY(fgmm__stop_read(run->index, &run->rule));
+    if (run->rule.k != run->k)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: its stop rule was learnt for -k %d, not %d; learn it again with --learn-stop -k %d",
+                  path, run->rule.k, run->k, run->k);
+    if (probe_by >= 0 && (fgmm_probe_order)probe_by != run->rule.probe_by)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: its stop rule was learnt with the other --probe-by; leave the option out or learn the "
+                  "rule again with --learn-stop",
+                  path);
+    for (int i = 0; i < run->settings; i++)
+        FGMM_TRY(fgmm__stop_threshold(&run->rule, run->target[i], &threshold));
+cleanup:
+    return status;
+}
+
 static fgmm_status open_inputs(struct run *run, const char **arguments, int n_arguments)
 {
     fgmm_status status = FGMM_OK;
     FGMM_TRY(check(run, n_arguments));
     FGMM_TRY(fgmm_index_open(arguments[0], &run->index));
     FGMM_TRY(fgmm__index_need_vectors(run->index));
+    FGMM_TRY(read_rule(run, arguments[0]));
     if (output != NULL)
         FGMM_TRY(fgmm__results_check(output, run->settings, fgmm_index_rows(run->index)));
     if (metric >= 0 && (fgmm_metric)metric != fgmm_index_metric(run->index))
@@ -126,14 +189,19 @@ cleanup:
 /* ---- what the user sees ---- */
 
 struct line {
-    int32_t nprobe;
+    int32_t nprobe; /* 0: the target counts */
+    double target, lists;
     double recall; /* < 0: unknown */
     double scanned, distinct, queries_per_second;
 };
 
 static void print_head(const struct run *run)
 {
-    printf("%8s  %-9s  %14s  %14s  %12s\n", "nprobe", run->truth.ids != NULL ? "recall" : "", "scanned/query",
+    if (target_list != NULL)
+        printf("%8s  %12s", "target", "lists/query");
+    else
+        printf("%8s", "nprobe");
+    printf("  %-9s  %14s  %14s  %12s\n", run->truth.ids != NULL ? "recall" : "", "scanned/query",
            "distinct/query", "queries/s");
 }
 
@@ -142,7 +210,11 @@ static void print_line(const struct line *line)
     char recall[16] = "-";
     if (line->recall >= 0)
         snprintf(recall, sizeof recall, "%.4f", line->recall);
-    printf("%8d  %-9s  %14.1f  %14.1f  %12.0f\n", line->nprobe, recall, line->scanned, line->distinct,
+    if (line->nprobe > 0)
+        printf("%8d", line->nprobe);
+    else
+        printf("%8g  %12.2f", line->target, line->lists);
+    printf("  %-9s  %14.1f  %14.1f  %12.0f\n", recall, line->scanned, line->distinct,
            line->queries_per_second);
     fflush(stdout);
 }
@@ -152,7 +224,11 @@ static void log_line(const struct run *run, const struct line *line)
     cJSON *event = fgmm__event_new("search");
     cJSON_AddNumberToObject(event, "k", run->k);
     cJSON_AddNumberToObject(event, "queries", (double)run->n);
-    cJSON_AddNumberToObject(event, "nprobe", line->nprobe);
+    if (line->nprobe > 0)
+        cJSON_AddNumberToObject(event, "nprobe", line->nprobe);
+    else
+        cJSON_AddNumberToObject(event, "recall_target", line->target);
+    cJSON_AddNumberToObject(event, "lists", line->lists);
     if (line->recall >= 0)
         cJSON_AddNumberToObject(event, "recall", line->recall);
     cJSON_AddNumberToObject(event, "scanned", line->scanned);
@@ -166,9 +242,13 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
     FILE *file = fopen(csv_file, "w");
     if (file == NULL)
         return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
-    fprintf(file, "nprobe,recall@%d,scanned,distinct,queries_per_second\n", run->k);
+    fprintf(file, "%s,recall@%d,scanned,distinct,queries_per_second\n",
+            target_list != NULL ? "recall_target,lists" : "nprobe", run->k);
     for (int i = 0; i < run->settings; i++) {
-        fprintf(file, "%d,", lines[i].nprobe);
+        if (lines[i].nprobe > 0)
+            fprintf(file, "%d,", lines[i].nprobe);
+        else
+            fprintf(file, "%g,%.3f,", lines[i].target, lines[i].lists);
         if (lines[i].recall >= 0)
             fprintf(file, "%.6f", lines[i].recall);
         fprintf(file, ",%.3f,%.3f,%.1f\n", lines[i].scanned, lines[i].distinct, lines[i].queries_per_second);
@@ -177,6 +257,22 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
     if (fclose(file) != 0 || failed)
         return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
     return FGMM_OK;
+}
+
+static fgmm_status search_one(struct run *run, fgmm_searcher *searcher, int setting, int64_t *ids,
+                              float *distances)
+{
+    fgmm_status status = FGMM_OK;
+    double threshold;
+    fgmm_search_report *report = &run->reports[setting];
+    if (target_list == NULL)
+        return fgmm__searcher_run(searcher, run->queries, run->n, run->k, run->nprobe[setting], ids,
+                                  distances, report);
+    FGMM_TRY(fgmm__stop_threshold(&run->rule, run->target[setting], &threshold));
+    FGMM_TRY(fgmm__searcher_run_rule(searcher, &run->rule, threshold, run->queries, run->n, ids, distances,
+                                     report));
+cleanup:
+    return status;
 }
 
 static fgmm_status search_all(struct run *run, fgmm_searcher *searcher, struct line *lines)
@@ -188,13 +284,17 @@ static fgmm_status search_all(struct run *run, fgmm_searcher *searcher, struct l
     for (int i = 0; i < run->settings; i++) {
         int64_t at = output != NULL ? i * run->n * run->k : 0;
         fgmm_search_report *report = &run->reports[i];
-        FGMM_TRY(fgmm__searcher_run(searcher, run->queries, run->n, run->k, run->nprobe[i], run->ids + at,
-                                    run->distances + at, report));
+        FGMM_TRY(search_one(run, searcher, i, run->ids + at, run->distances + at));
         double recall = run->truth.ids == NULL
                             ? -1
                             : fgmm__recall(run->ids + at, run->k, run->truth.ids, run->truth.k, run->n);
-        lines[i] = (struct line){run->nprobe[i], recall, report->scanned, report->distinct,
-                                 (double)run->n / report->seconds};
+        lines[i] = (struct line){.nprobe = run->nprobe[i],
+                                 .target = run->target[i],
+                                 .lists = report->lists,
+                                 .recall = recall,
+                                 .scanned = report->scanned,
+                                 .distinct = report->distinct,
+                                 .queries_per_second = (double)run->n / report->seconds};
         if (speaker) {
             print_line(&lines[i]);
             log_line(run, &lines[i]);
@@ -228,6 +328,28 @@ cleanup:
     return status;
 }
 
+/* ---- learning when to stop ---- */
+
+static fgmm_status learn_rule(struct run *run, fgmm_searcher *searcher)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t probes = MOST_PROBES;
+    fgmm_comm *comm = fgmm__cmd_comm();
+    if (max_probes > 0)
+        FGMM_TRY(fgmm__cmd_small_count("--max-probes", max_probes, &probes));
+    FGMM_TRY(fgmm__stop_learn(searcher, run->queries, run->n, run->k, probes, &run->rule));
+    status = fgmm_comm_rank(comm) == 0 ? fgmm__stop_write(run->index, &run->rule) : FGMM_OK;
+    FGMM_TRY(fgmm__comm_agree(comm, status));
+    if (fgmm_comm_rank(comm) != 0)
+        goto cleanup;
+    printf("stop rule for -k %d learnt from %lld queries, at most %d lists a query\n%8s  %12s\n", run->rule.k,
+           (long long)run->rule.queries, run->rule.max_probes, "target", "lists/query");
+    for (int i = 0; i < FGMM_STOP_TARGETS; i++)
+        printf("%8g  %12.2f\n", fgmm__stop_targets[i], run->rule.lists[i]);
+cleanup:
+    return status;
+}
+
 static int64_t my_queries; /* the rows that this rank holds */
 
 static fgmm_status announce(const fgmm_device *device, int64_t no_rows, const char *residency)
@@ -255,7 +377,14 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
                  run.n * fgmm_comm_rank(comm) / fgmm_comm_size(comm);
     FGMM_TRY(fgmm__searcher_create(comm, run.index, (fgmm_backend_kind)fgmm__globals()->backend,
                                    fgmm__cmd_threads(), announce, &searcher));
-    FGMM_TRY(fgmm__searcher_probe_by(searcher, (fgmm_probe_order)probe_by));
+    fgmm_probe_order order = target_list != NULL ? run.rule.probe_by
+                             : probe_by >= 0     ? (fgmm_probe_order)probe_by
+                                                 : FGMM_PROBE_CENTROID;
+    FGMM_TRY(fgmm__searcher_probe_by(searcher, order));
+    if (learn) {
+        status = learn_rule(&run, searcher);
+        goto cleanup;
+    }
     FGMM_TRY(search_all(&run, searcher, lines));
     if (fgmm_comm_rank(comm) == 0)
         status = write_outputs(&run, lines);

@@ -62,6 +62,9 @@ hid_t fgmm__h5_type(
  * FGMM_ERR_INPUT ("FILE: damaged: ..." ) for a wrong length or hash; *sealed = false and FGMM_OK when there
  * is no block (the caller decides whether to accept the file). Check before HDF5 opens the file. Local. */
 fgmm_status fgmm__h5_seal(const char *path, fgmm_comm *comm, uint64_t skip_begin, uint64_t skip_end);
+/* Before a sealed file is changed in place: until it is sealed again it is refused as damaged, should the
+ * program end in between. Durable when it returns. */
+fgmm_status fgmm__h5_break_seal(const char *path);
 fgmm_status fgmm__h5_check_seal(const char *path, bool *sealed);
 
 #endif

@@ -132,6 +132,13 @@ cleanup:
     return status;
 }
 
+fgmm_status fgmm__h5_break_seal(const char *path)
+{
+    seal_block block = {.length = 0};
+    memcpy(block.magic, seal_magic, sizeof seal_magic);
+    return write_block(path, &block);
+}
+
 /* A seal with a damaged magic must not pass for a file that never had one. */
 static bool resembles_seal(const seal_block *block)
 {
@@ -163,6 +170,10 @@ fgmm_status fgmm__h5_check_seal(const char *path, bool *sealed)
     *sealed = true;
     if (memcmp(block.magic, seal_magic, sizeof seal_magic) != 0 || !all_zero(block.zeros, sizeof block.zeros))
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: damaged: its first 512 bytes were changed; write or copy it again",
+                  path);
+    if (block.length == 0)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: damaged: the program that was changing it ended too early; write or copy it again",
                   path);
     if (block.length != (uint64_t)file.bytes)
         FGMM_FAIL(FGMM_ERR_INPUT,

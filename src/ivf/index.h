@@ -10,6 +10,7 @@
  *   primary       u8 [P]        1: the row's first list; where rows may be in several lists only
  *   vectors       dtype [P][D]  absent when only ids are stored
  *   model/                      the model
+ *   stop/                       the rule of search --recall-target, once one was learnt
  */
 #ifndef FGMM_IVF_INDEX_H
 #define FGMM_IVF_INDEX_H

@@ -4,6 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+int64_t fgmm__batch_size(int32_t k, int32_t nprobe)
+{
+    enum { MOST = 16384, BYTES = 1 << 30 };
+    int64_t n = BYTES / ((int64_t)k * 2 * (int64_t)sizeof(fgmm_neighbor) + (int64_t)nprobe * 40);
+    return n < 1 ? 1 : n > MOST ? MOST : n;
+}
+
 void fgmm__probes_free(fgmm_probes *probes)
 {
     free(probes->probes);

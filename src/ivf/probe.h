@@ -31,6 +31,9 @@ typedef struct {
     int32_t *visitors; /* [n*nprobe] queries, list by list */
 } fgmm_probes;
 
+/* Queries searched at once, so that neighbours and probes fit in memory. */
+int64_t fgmm__batch_size(int32_t k, int32_t nprobe);
+
 /* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. What it
  * allocated is freed by fgmm__probes_free, after a failure too. */
 fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,

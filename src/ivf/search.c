@@ -4,9 +4,14 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "ivf/probe.h"
+#include "ivf/adaptive.h"
 
-enum { BATCH_QUERIES = 16384, BATCH_BYTES = 1 << 30 /* of neighbours and probes kept for a batch */ };
+/* How much of an index a query meets. */
+typedef struct {
+    int32_t k, nprobe;
+    const fgmm_stop_rule *rule; /* NULL: nprobe lists; else at most that many */
+    double threshold;
+} effort;
 
 fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm_backend_kind backend,
                                   int threads, fgmm_started *started, fgmm_searcher **out)
@@ -82,22 +87,19 @@ cleanup:
 
 /* ---- all queries ---- */
 
-static int64_t batch_size(int32_t k, int32_t nprobe)
-{
-    int64_t bytes = (int64_t)k * (int64_t)sizeof(fgmm_neighbor) + (int64_t)nprobe * 32;
-    int64_t n = BATCH_BYTES / bytes;
-    return n < 1 ? 1 : n > BATCH_QUERIES ? BATCH_QUERIES : n;
-}
-
-static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
-                               int32_t nprobe, int64_t *ids, float *distances, fgmm_tally *tally)
+static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, int64_t n, const effort *how,
+                               int64_t *ids, float *distances, fgmm_tally *tally)
 {
     fgmm_status status = FGMM_OK;
-    int64_t step = batch_size(k, nprobe);
+    int32_t k = how->k;
+    int64_t step = fgmm__batch_size(k, how->nprobe);
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step) {
         int64_t count = n - at < step ? n - at : step;
-        status = search_batch(searcher, queries + at * searcher->index->dim, count, k, nprobe, ids + at * k,
-                              distances + at * k, tally);
+        const float *some = queries + at * searcher->index->dim;
+        status = how->rule == NULL ? search_batch(searcher, some, count, k, how->nprobe, ids + at * k,
+                                                  distances + at * k, tally)
+                                   : fgmm__adaptive_search(searcher, how->rule, how->threshold, some, count,
+                                                           ids + at * k, distances + at * k, tally);
     }
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(searcher->comm);
@@ -114,19 +116,16 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
-                               int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report)
+static fgmm_status run(fgmm_searcher *searcher, const float *queries, int64_t n, const effort *how,
+                       int64_t *ids, float *distances, fgmm_search_report *report)
 {
     fgmm_status status = FGMM_OK;
     fgmm_comm *comm = searcher->comm;
     int size = fgmm_comm_size(comm), rank = fgmm_comm_rank(comm);
+    int32_t k = how->k;
     int64_t *counts = NULL, *my_ids = NULL, my_begin = 0;
     float *my_distances = NULL;
     fgmm_tally tally = {0};
-    if (k < 1 || nprobe < 1)
-        FGMM_FAIL(FGMM_ERR_INPUT, "-k %d --nprobe %d: both must be at least 1", k, nprobe);
-    if (nprobe > searcher->index->k)
-        nprobe = searcher->index->k;
     status = fgmm__alloc((size_t)size, sizeof *counts, "results", (void **)&counts);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int r = 0; r < size; r++) {
@@ -138,8 +137,8 @@ fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, in
         status =
             fgmm__alloc((size_t)(counts[rank] * k), sizeof *my_distances, "results", (void **)&my_distances);
     if (status == FGMM_OK)
-        status = search_mine(searcher, queries + my_begin * searcher->index->dim, counts[rank], k, nprobe,
-                             my_ids, my_distances, &tally);
+        status = search_mine(searcher, queries + my_begin * searcher->index->dim, counts[rank], how, my_ids,
+                             my_distances, &tally);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     FGMM_TRY(gather(comm, counts, k, my_ids, my_distances, ids, distances));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.lists, 1));
@@ -156,6 +155,23 @@ cleanup:
     free(my_ids);
     free(my_distances);
     return fgmm__stopped_without_trace(status, "the search");
+}
+
+fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                               int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report)
+{
+    if (k < 1 || nprobe < 1)
+        return fgmm__fail(FGMM_ERR_INPUT, "-k %d --nprobe %d: both must be at least 1", k, nprobe);
+    effort fixed = {.k = k, .nprobe = nprobe < searcher->index->k ? nprobe : searcher->index->k};
+    return run(searcher, queries, n, &fixed, ids, distances, report);
+}
+
+fgmm_status fgmm__searcher_run_rule(fgmm_searcher *searcher, const fgmm_stop_rule *rule, double threshold,
+                                    const float *queries, int64_t n, int64_t *ids, float *distances,
+                                    fgmm_search_report *report)
+{
+    effort adaptive = {.k = rule->k, .nprobe = rule->max_probes, .rule = rule, .threshold = threshold};
+    return run(searcher, queries, n, &adaptive, ids, distances, report);
 }
 
 fgmm_status fgmm_search(fgmm_comm *comm, const fgmm_index *index, const float *queries, int64_t n, int32_t k,

@@ -33,11 +33,6 @@ void fgmm__top_destroy(fgmm_top *top)
     free(top);
 }
 
-static bool nearer(fgmm_neighbor a, fgmm_neighbor b)
-{
-    return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
-}
-
 /* Lets `item` sink from slot 0 of a heap of `count`. */
 static void sink(fgmm_neighbor *heap, int32_t count, fgmm_neighbor item)
 {
@@ -46,9 +41,9 @@ static void sink(fgmm_neighbor *heap, int32_t count, fgmm_neighbor item)
         int64_t child = 2 * at + 1;
         if (child >= count)
             break;
-        if (child + 1 < count && nearer(heap[child], heap[child + 1]))
+        if (child + 1 < count && fgmm__nearer(heap[child], heap[child + 1]))
             child++;
-        if (!nearer(item, heap[child]))
+        if (!fgmm__nearer(item, heap[child]))
             break;
         heap[at] = heap[child];
         at = child;
@@ -58,7 +53,7 @@ static void sink(fgmm_neighbor *heap, int32_t count, fgmm_neighbor item)
 
 static void rise(fgmm_neighbor *heap, int64_t at, fgmm_neighbor item)
 {
-    while (at > 0 && nearer(heap[(at - 1) / 2], item)) {
+    while (at > 0 && fgmm__nearer(heap[(at - 1) / 2], item)) {
         heap[at] = heap[(at - 1) / 2];
         at = (at - 1) / 2;
     }
@@ -78,7 +73,7 @@ void fgmm__top_push(fgmm_top *top, int64_t query, double distance, int64_t id)
     fgmm_neighbor *heap = top->heap + query * top->k, item = {distance, id};
     int32_t *count = &top->count[query];
     bool full = *count == top->k;
-    if (full && !nearer(item, heap[0]))
+    if (full && !fgmm__nearer(item, heap[0]))
         return;
     if (top->repeats && holds(heap, *count, id))
         return;
@@ -96,7 +91,7 @@ double fgmm__top_bound(const fgmm_top *top, int64_t query)
 static int by_distance(const void *a, const void *b)
 {
     const fgmm_neighbor *x = a, *y = b;
-    return nearer(*x, *y) ? -1 : nearer(*y, *x);
+    return fgmm__nearer(*x, *y) ? -1 : fgmm__nearer(*y, *x);
 }
 
 void fgmm__top_sort(fgmm_top *top)

@@ -13,6 +13,11 @@ typedef struct {
     int64_t id;
 } fgmm_neighbor;
 
+static inline bool fgmm__nearer(fgmm_neighbor a, fgmm_neighbor b)
+{
+    return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
+}
+
 typedef struct {
     int64_t n; /* queries */
     int32_t k;
