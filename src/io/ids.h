@@ -1,6 +1,7 @@
 /* The user's own ids of rows: row i of the data bears the file's i-th number. Local.
  *   .npy      an array of '<i8' with one axis (or [rows, 1])
- *   .i64bin   u32 rows, u32 1, then the ids as i64: .fbin's layout for whole numbers. Little-endian */
+ *   .i64bin   u32 rows, u32 1, then the ids as i64: .fbin's layout for whole numbers. Little-endian;
+ *             2^32 rows and more need .npy */
 #ifndef FGMM_IO_IDS_H
 #define FGMM_IO_IDS_H
 
