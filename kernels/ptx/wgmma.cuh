@@ -31,6 +31,14 @@ __device__ __forceinline__ uint64_t advance(uint64_t operand, int bytes)
     return (operand & 0xffffffff00000000ull) | (static_cast<uint32_t>(operand) + (bytes >> 4));
 }
 
+/* 16 bytes of an operand, in one access (the compiler takes four where it cannot tell addresses apart). */
+__device__ __forceinline__ void store_operand(void *shared, uint4 value)
+{
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(value.x),
+                 "r"(value.y), "r"(value.z), "r"(value.w)
+                 : "memory");
+}
+
 __device__ __forceinline__ void wgmma_fence()
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

@@ -6,11 +6,11 @@
  * fp32 sum that leaves the tensor cores is an upper bound of l_k that holds against every rounding. The most
  * that an upper bound of the tile can be above its l_k is a function of |x|^2 and |x|, which gives the lower
  * bound of the tile's best. A component stays in the row's list while its upper bound is within keep_bits of
- * the largest lower bound; finish.cu and select.cu compute those few in float64. On real rows the bounds are
- * a fraction of a bit apart.
+ * the largest lower bound; pairs.cu, sums.cu and select.cu compute those few in float64. On real rows the
+ * bounds are a fraction of a bit apart.
  *
  * Roles: three consumer warpgroups, each with 64 rows of the block's row tile; a warp that feeds component
- * tiles by bulk copies; three warps that convert the next row tile to fp16. */
+ * tiles by bulk copies; for each consumer group a warp that converts its next rows to fp16. */
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <float.h>
@@ -19,183 +19,27 @@
 #include "kernels/generic/warp.cuh"
 #include "kernels/ptx/math.cuh"
 #include "kernels/ptx/wgmma.cuh"
+#include "kernels/sm90/columns.cuh"
 #include "kernels/sm90/traits.cuh"
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
-#define FGMM_SM90_BODY 1
-#else
-#define FGMM_SM90_BODY 0
-#pragma nv_diag_suppress 177 /* what only the body uses */
-#endif
 
 namespace fgmm
 {
 namespace
 {
 
-/* ---- the tables ---- */
-
-/* Units. Rows are scaled by s = 2^9 / spread: y = s x, kept where |y|^2 < kMostSquare = 2^30, so no value of
- * a row overflows. Sums are l_k scaled by g = 2^16 / (factor spread^2), less if an offset needs it; with dim
- * <= 128 then |2 F m g / s| <= 2^8 in any dimension,  g F |m|^2 <= 2^23,  g |offset| <= 2^26,  F g / (s^2
- * kSquareUnit) <= 2^14, and all of it fits fp16, 2^20 times smaller factors included, with subnormals (which
- * wgmma computes with). */
-constexpr float kMostSquare = 0x1p30f;
-constexpr float kSquareUnit = 0x1p-16f; /* |y|^2 in this unit is below 2^14 */
-
-/* Extra columns of a row and of a component:
- *   row:        kOnes[0] kOnes[1] kOnes[2]  q1   q1   q2   |y|  0 ...
- *   component:  a1       a2       a3       -f1  -f2  -f1   e    0 ...
- * q1 + q2 <= kSquareUnit |y|^2, f1 + f2 <= F: rounded down, in two parts. |y| and e are rounded up. */
-__device__ constexpr float kOnes[3] = {0x1p12f, 0x1p2f, 0x1p-8f};
-
-struct Terms {
-    __half column[8];
-    float width[3]; /* the sum is at most width[0] + width[1] |y|^2 + width[2] |y| above g l */
-};
-
-/* A component in the units of the sums. */
-struct Scaled {
-    double offset;    /* g offset - g F |m|^2 */
-    double magnitude; /* the absolute values of these two, added */
-    double factor;    /* g F / (s^2 kSquareUnit) */
-    double excess;    /* g / s^2 times what F was cut by; |m|^2 of it in `blind` */
-    double blind;
-    double norm;     /* of 2 F m g / s */
-    double residual; /* norm of the difference between that and its fp16 rounding */
-    double keep;     /* g keep_bits */
-};
-
-/* Roundings, with n = |y|, N = c.norm, R = c.residual.
- *
- * Product: a row's value in fp16 is off by 2^-11 of itself, or 2^-25 below the normal range, and x is an fp32
- * difference, 2^-24 of itself. So the product is off by at most error * n + (N + R) * tiny, with
- * error = R (1 + 2^-10) + N (2^-11 + 2^-22).
- *
- * Sums: wgmma truncates; `depth` terms, each step at most 2^-22 of the sum of absolute terms, which is |A|
- * (and a thousandth of it, for its parts) + (N + R) (1.001 n + tiny) + F |y|^2 + E n. That is tau = depth
- * 2^-22 times each, and so a part of A's slack, of F's rounding down, and of E.
- *
- * |y|^2 is added up in fp32 from squares of fp32 values, in 12 steps: 2^-20.
- *
- * Widths are the same once more, upwards, and what the columns were rounded by. They also cover, with 2^-20
- * of each term, the fp32 operations that make a threshold of the largest sum; kMargin is for their own
- * evaluation. */
-__device__ Terms terms_of(const Scaled &c, int depth)
-{
-    const double tau = depth * 0x1p-22, tiny = 0x1p-25 * sqrt(static_cast<double>(depth));
-    const double both = c.norm + c.residual;
-    Terms t = {};
-
-    const double least = 0x1p-10; /* more than the parts of A can be off below fp16's normal range */
-    const double offset =
-        c.offset + 1.01 * tau * (fabs(c.offset) + least) + 2 * both * tiny + 0x1p-48 * c.magnitude;
-    double rest = offset;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        t.column[i] = __double2half(rest / kOnes[i]);
-        rest -= static_cast<double>(__half2float(t.column[i])) * kOnes[i];
-    }
-    t.column[2] = __float2half_ru(__double2float_ru(rest / kOnes[2]));
-    rest -= static_cast<double>(__half2float(t.column[2])) * kOnes[2]; /* <= 0: what it was rounded up by */
-    const double rounded = offset - rest;
-
-    const double lowered = c.factor * (1 - tau - 0x1p-19);
-    const __half f1 = __float2half_rd(__double2float_rd(lowered));
-    const __half f2 = __float2half_rd(__double2float_rd(lowered - static_cast<double>(__half2float(f1))));
-    const double low = static_cast<double>(__half2float(f2)),
-                 held = static_cast<double>(__half2float(f1)) + low;
-    t.column[3] = t.column[5] = __hneg(f1);
-    t.column[4] = __hneg(f2);
-
-    const double error = c.residual * (1 + 0x1p-10) + c.norm * (0x1p-11 + 0x1p-22) + 1.01 * tau * both;
-    t.column[6] = __float2half_ru(__double2float_ru(error * (1 + 2 * tau)));
-    const double raised = static_cast<double>(__half2float(t.column[6]));
-
-    constexpr double kFloat = 0x1p-20, kMargin = 1.002;
-    /* held * 2^-24 and raised * 2^-23: q2 and |y| below fp16's normal range. */
-    const double w0 = rounded - c.offset + (tau + kFloat) * (fabs(rounded) + least) + 2 * both * tiny +
-                      held * 0x1p-24 + raised * 0x1p-23 + 2 * c.blind;
-    /* q1 + q2 loses 2^-20 of |y|^2, and that is known to 2^-20; the column q2 f2 is left out. */
-    const double w1 =
-        kSquareUnit * (c.factor * (1 + kFloat) - held * (1 - tau) * (1 - 0x1p-18) + 0x1p-10 * low) +
-        2 * c.excess;
-    const double w2 = error + kFloat * both + raised * (1 + 0x1p-8);
-    t.width[0] = __double2float_ru(kMargin * w0 + c.keep * (1 + kFloat));
-    t.width[1] = __double2float_ru(kMargin * w1);
-    t.width[2] = __double2float_ru(kMargin * w2);
-    return t;
-}
-
-/* Where half `column` of row `row` lies in a swizzled tile of `rows` rows, in halves. */
-__host__ __device__ inline int swizzled(int row, int column, int rows)
-{
-    const int half = column / 64, piece = column % 64 / 8;
-    return half * rows * 64 + row * 64 + ((piece ^ (row % 8)) * 8) + column % 8;
-}
-
-/* A warp a component. Components past k and those with offset -infinity, which nothing chooses, have
- * -infinity in their first column and zeros elsewhere: rows are finite, so the sum is -infinity. `most`: the
- * largest factor that is not cut. A cut factor makes the upper bound higher, so it still holds. */
-__global__ void fill_records(fgmm_model_view model, const double *origin, const float *origin32,
-                             fgmm_sm90_tables tables, double most, int record_bytes)
-{
-    const int k = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    if (k >= tables.tiles * FGMM_SM90_TILE)
-        return;
-    unsigned char *record = static_cast<unsigned char *>(tables.records) +
-                            static_cast<int64_t>(k / FGMM_SM90_TILE) * record_bytes;
-    __half *means = reinterpret_cast<__half *>(record);
-    __half *extra = means + FGMM_SM90_TILE * tables.halves * 64;
-    int *widths = reinterpret_cast<int *>(extra + FGMM_SM90_TILE * FGMM_SM90_EXTRA);
-    const int place = k % FGMM_SM90_TILE;
-    if (k >= model.k || isinf(model.offset[k])) {
-        if (lane == 0)
-            extra[place * 8] = __float2half(-INFINITY); /* the rest is zero already */
-        return;
-    }
-    const double g = 1 / static_cast<double>(tables.unit), s = tables.scale;
-    const double factor = fmin(model.factor[k], most);
-    double square = 0, residual = 0;
-    for (int d = lane; d < model.dim; d += kWarp) {
-        const double mean = model.mean[static_cast<int64_t>(k) * model.dim + d] + (origin[d] - origin32[d]);
-        const double exact = 2 * factor * g / s * mean;
-        const __half rounded = __double2half(exact);
-        const double lost = exact - static_cast<double>(__half2float(rounded));
-        means[swizzled(place, d, FGMM_SM90_TILE)] = rounded;
-        square += mean * mean;
-        residual += lost * lost;
-    }
-    square = warp_sum(square);
-    residual = warp_sum(residual);
-    if (lane != 0)
-        return;
-    const double excess = (model.factor[k] - factor) * g;
-    const Terms t = terms_of({.offset = g * (model.offset[k] - factor * square),
-                              .magnitude = g * (fabs(model.offset[k]) + factor * square),
-                              .factor = factor * g / (s * s * kSquareUnit),
-                              .excess = excess / (s * s),
-                              .blind = excess * square,
-                              .norm = 2 * factor * g / s * sqrt(square),
-                              .residual = sqrt(residual),
-                              .keep = g * model.keep_bits},
-                             tables.halves * 64 + FGMM_SM90_EXTRA);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        extra[place * 8 + i] = t.column[i];
-#pragma unroll
-    for (int i = 0; i < 3; i++) /* not negative, so they compare as integers; finite, as rows may be zero */
-        atomicMax(&widths[i], __float_as_int(fminf(t.width[i], 0x1p100f)));
-}
-
-/* ---- the kernel ---- */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
+#define FGMM_SM90_BODY 1
+#else
+#define FGMM_SM90_BODY 0
+#pragma nv_diag_suppress 177 /* functions that only the body calls */
+#endif
 
 template <class Shape> struct ScreenShared {
     alignas(1024) unsigned char record[Shape::kStages][Shape::kRecordPlace];
     alignas(1024) unsigned char rows[Shape::kRowTiles][Shape::kRowTileBytes]; /* [group]: traits.cuh */
     float square[Shape::kRowTiles][Shape::kRows]; /* |y|^2; infinity: not to be screened */
     uint64_t record_full[Shape::kStages], record_empty[Shape::kStages];
-    uint64_t rows_full[Shape::kRowTiles], rows_empty[Shape::kRowTiles];
+    uint64_t rows_full[Shape::kRowTiles][Shape::kGroups], rows_empty[Shape::kRowTiles][Shape::kGroups];
 };
 
 /* Position in a ring of slots: slot number and the parity of its current phase. */
@@ -213,15 +57,16 @@ struct Ring {
 
 template <class Shape> __device__ void init_barriers(ScreenShared<Shape> &shared)
 {
-    constexpr int kConsumerWarps = Shape::kGroups * 4;
+    constexpr int kConsumerWarps = Shape::kGroups * Shape::kGroupWarps;
     for (int i = 0; i < Shape::kStages; i++) {
         ptx::barrier_init(&shared.record_full[i], 1);
         ptx::barrier_init(&shared.record_empty[i], kConsumerWarps);
     }
-    for (int i = 0; i < Shape::kRowTiles; i++) {
-        ptx::barrier_init(&shared.rows_full[i], Shape::kConverters);
-        ptx::barrier_init(&shared.rows_empty[i], kConsumerWarps);
-    }
+    for (int i = 0; i < Shape::kRowTiles; i++)
+        for (int group = 0; group < Shape::kGroups; group++) {
+            ptx::barrier_init(&shared.rows_full[i][group], kWarp);
+            ptx::barrier_init(&shared.rows_empty[i][group], Shape::kGroupWarps);
+        }
 }
 
 /* All threads: the second eight extra columns of rows are zero for ever. */
@@ -307,26 +152,28 @@ __device__ __forceinline__ uint4 extra_columns(float square, bool fits)
     return *reinterpret_cast<const uint4 *>(column);
 }
 
-/* 96 threads: rows of the next tile, minus origin, scaled, to fp16 in the swizzled layout; their squared
- * norms and extra columns. A row is shared by kLanes threads of 8 dimensions. kBatch rows of a thread are
- * always on their way: what is converted is read anew at once, for the next batch or the next tile. */
+/* A converter warp: the rows of its consumer group in the next tile, minus origin, scaled, to fp16 in the
+ * swizzled layout; their squared norms and extra columns. A row is shared by kLanes lanes of 8 dimensions.
+ * kBatch rows of a thread are always on their way: what is converted is read anew at once, for the next batch
+ * or the next tile. kWhole: as in load_octet. */
 template <class Shape, typename T, bool kWhole>
 __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &rows, float scale,
-                             int row_tiles, int thread)
+                             int row_tiles, int group)
 {
-    constexpr int kLanes = Shape::kHalves * 8, kStep = Shape::kConverters / kLanes;
+    constexpr int kLanes = Shape::kHalves * 8, kStep = kWarp / kLanes, kGroupRows = Shape::kGroupRows;
     constexpr int kBatch = sizeof(T) == 4 || !kWhole ? 4 : 8; /* 32 registers at most */
-    constexpr int kBatches = Shape::kRows / (kStep * kBatch);
-    static_assert(kBatches * kBatch * kStep == Shape::kRows, "every thread has a row at every step");
-    const int lane = thread % kLanes, d0 = lane * 8, first = thread / kLanes;
+    constexpr int kBatches = kGroupRows / (kStep * kBatch);
+    static_assert(kBatches * kBatch * kStep == kGroupRows, "every thread has a row at every step");
+    const int lane = threadIdx.x % kLanes, d0 = lane * 8, first = threadIdx.x % kWarp / kLanes;
     const T *data = static_cast<const T *>(rows.data);
     float shift[8]; /* y = fma(value, scale, shift) = scale * (value - origin), rounded once */
 #pragma unroll
     for (int e = 0; e < 8; e++)
         shift[e] = d0 + e < rows.dim ? -scale * rows.origin32[d0 + e] : 0.0f;
-    auto load = [&](int tile, int place) {
-        const int row = min(tile * Shape::kRows + place, rows.rows - 1);
-        const T *values = data + static_cast<int64_t>(row) * rows.dim;
+    auto load = [&](int tile, int row_of_group) {
+        static_assert(static_cast<int64_t>(FGMM_CHUNK_ROWS) * FGMM_SM90_MAX_DIM < INT32_MAX, "32 bits do");
+        const int row = min(tile * Shape::kRows + group * kGroupRows + row_of_group, rows.rows - 1);
+        const T *values = data + static_cast<uint32_t>(row * rows.dim);
         if constexpr (kWhole) {
             Octet<T> octet = {};
             if (d0 < rows.dim)
@@ -342,64 +189,63 @@ __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &r
         waiting[b] = load(blockIdx.x, first + b * kStep);
     Ring ring;
     for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
-        unsigned char *tile = shared.rows[ring.slot];
-        auto row_of = [&](int place) { /* its group's halves; swizzled() finds the row */
-                                       return reinterpret_cast<__half *>(tile + place / Shape::kGroupRows *
-                                                                                    Shape::kGroupBytes);
-        };
-        ptx::barrier_wait(&shared.rows_empty[ring.slot], ring.phase ^ 1);
+        unsigned char *tile = shared.rows[ring.slot] + group * Shape::kGroupBytes;
+        __half *halves = reinterpret_cast<__half *>(tile);
+        float *squares = shared.square[ring.slot] + group * kGroupRows;
+        ptx::barrier_wait(&shared.rows_empty[ring.slot][group], ring.phase ^ 1);
 #pragma unroll 1
         for (int batch = 0; batch < kBatches; batch++) {
             const bool last = batch + 1 == kBatches;
             const int next_tile = last ? t + gridDim.x : t;
-            const int next_place = first + (last ? 0 : batch + 1) * kBatch * kStep;
+            const int next_row = first + (last ? 0 : batch + 1) * kBatch * kStep;
             float square[kBatch];
 #pragma unroll
             for (int b = 0; b < kBatch; b++) {
-                const int place = first + (batch * kBatch + b) * kStep;
+                const int row = batch * kBatch * kStep + b * kStep + first;
                 const Octet<T> octet = waiting[b].octet();
-                alignas(16) __half2 packed[4];
+                uint32_t packed[4];
                 square[b] = 0;
 #pragma unroll
                 for (int e = 0; e < 8; e += 2) {
                     const float y = fmaf(to_float(octet.value[e]), scale, shift[e]);
                     const float z = fmaf(to_float(octet.value[e + 1]), scale, shift[e + 1]);
                     square[b] = fmaf(y, y, fmaf(z, z, square[b]));
-                    packed[e / 2] = __floats2half2_rn(y, z);
+                    const __half2 pair = __floats2half2_rn(y, z);
+                    memcpy(&packed[e / 2], &pair, sizeof pair);
                 }
-                waiting[b] = load(next_tile, next_place + b * kStep);
-                *reinterpret_cast<uint4 *>(row_of(place) +
-                                           swizzled(place % Shape::kGroupRows, d0, Shape::kGroupRows)) =
-                    *reinterpret_cast<uint4 *>(packed);
+                waiting[b] = load(next_tile, next_row + b * kStep);
+                ptx::store_operand(halves + swizzled(row, d0, kGroupRows),
+                                   make_uint4(packed[0], packed[1], packed[2], packed[3]));
             }
+            constexpr int kOwners = kLanes / kBatch; /* lanes that end with the same row's sum */
             const float sum = scattered_sum<kLanes>(square, lane);
-            const int mine = first + (batch * kBatch + lane / (kLanes / kBatch)) * kStep;
-            const int row = mine % Shape::kGroupRows;
-            const bool fits = sum < kMostSquare, owner = lane % (kLanes / kBatch) == 0;
+            const int row = batch * kBatch * kStep + lane / kOwners * kStep + first;
+            const bool fits = sum < Shape::kMostSquare, owner = lane % kOwners == 0;
             if (owner) {
-                unsigned char *extra = reinterpret_cast<unsigned char *>(row_of(mine)) + Shape::kGroupExtra;
-                reinterpret_cast<uint4 *>(extra)[row] = extra_columns(sum, fits);
-                shared.square[ring.slot][mine] = fits ? sum : INFINITY;
+                ptx::store_operand(tile + Shape::kGroupExtra + row * 16, extra_columns(sum, fits));
+                squares[row] = fits ? sum : INFINITY;
             }
             if (__any_sync(kWholeWarp, !fits)) { /* rare: the row becomes zero, so that no sum is NaN */
                 __syncwarp();
+#pragma unroll 1
                 for (int d = 0; d < kLanes * 8 && owner && !fits; d += 8)
-                    *reinterpret_cast<uint4 *>(row_of(mine) + swizzled(row, d, Shape::kGroupRows)) =
-                        make_uint4(0, 0, 0, 0);
+                    ptx::store_operand(halves + swizzled(row, d, kGroupRows), make_uint4(0, 0, 0, 0));
             }
         }
         ptx::fence_async_proxy();
-        ptx::barrier_arrive(&shared.rows_full[ring.slot]);
+        ptx::barrier_arrive(&shared.rows_full[ring.slot][group]);
         ring.next(Shape::kRowTiles);
     }
 }
 
-/* What a quad of lanes knows of one of its two rows; all four agree. */
+/* What a quad of lanes knows of one of its two rows; all four agree. Sums above `threshold` are candidates;
+ * widths are never zero, so equality is no loss. */
 struct RowState {
-    float square, norm; /* |y|^2 and an upper bound of |y| */
-    float threshold;    /* the largest lower bound so far less keep_bits; infinity: the row is given up, and
-                           nothing    passes. Sums above it are candidates; widths are never zero, so equality is
-                           no    loss */
+    float norm; /* an upper bound of |y| */
+    float sure; /* the largest lower bound so far less keep_bits */
+    float
+        threshold; /* `sure`, or above it since a list was full: what was left out then matters only if `sure`
+                      does not come so high in the end. Infinity: the row is given up, and nothing passes */
 };
 
 /* The lists of a quad's rows: entries in global memory, their numbers in 16 bits each, so that one shuffle
@@ -509,42 +355,71 @@ __device__ __forceinline__ unsigned all_above(const float (&s)[64], const float 
     return bits;
 }
 
-/* Makes room in lists that would overflow by what comes; a row without room is given up. Rare. */
-__device__ __forceinline__ void make_room(RowLists &lists, RowState (&row)[2], unsigned (&wanted)[2],
-                                          uint32_t &coming, float unit)
+/* How many candidates come to the quad's rows, in 16 bits each, and how many of them before this lane's. */
+__device__ __forceinline__ uint32_t count_coming(const unsigned (&wanted)[2], uint32_t &before)
 {
-    bool full[2];
+    const int lane = threadIdx.x % 4;
+    const uint32_t mine = __popc(wanted[0]) + (__popc(wanted[1]) << 16);
+    const uint32_t pair = mine + __shfl_xor_sync(kWholeWarp, mine, 1);
+    const uint32_t coming = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
+    before = (lane & 1 ? pair - mine : 0u) + (lane & 2 ? coming - pair : 0u);
+    return coming;
+}
+
+/* Makes room in lists that would overflow. Before a row has met its own component, many others are within
+ * keep_bits of the best so far, and few of them stay so: the threshold is raised half of the way to the best,
+ * again and again, until what is left fits; screen_rows sees in the end whether that was right. A row that
+ * does not fit even so is given up. Rare. */
+__device__ __forceinline__ void make_room(RowLists &lists, RowState (&row)[2], const float (&s)[64],
+                                          const float (&group_most)[2][kGroupsOfColumns],
+                                          unsigned (&wanted)[2], uint32_t &coming, uint32_t &before,
+                                          float span, float unit)
+{
+    constexpr int kRaises = 5;
+    float rest = span;
+#pragma unroll 1
+    for (int raise = 0; raise <= kRaises; raise++, rest *= 0.5f) {
+        bool full[2];
 #pragma unroll
-    for (int h = 0; h < 2; h++)
-        full[h] = half_of(lists.counts, h) + half_of(coming, h) > FGMM_CANDIDATES;
-    compact<1>(lists, row, full, unit);
+        for (int h = 0; h < 2; h++) {
+            full[h] = half_of(lists.counts, h) + half_of(coming, h) > FGMM_CANDIDATES;
+            if (full[h] && raise > 0)
+                row[h].threshold = fmaxf(row[h].threshold, row[h].sure + (span - rest));
+        }
+        if (!__any_sync(kWholeWarp, full[0] || full[1]))
+            return;
+        compact<1>(lists, row, full, unit);
+        const unsigned still[2] = {all_above<0>(s, group_most[0], row[0].threshold),
+                                   all_above<1>(s, group_most[1], row[1].threshold)};
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            wanted[h] = full[h] ? still[h] : wanted[h];
+        coming = count_coming(wanted, before);
+    }
 #pragma unroll
     for (int h = 0; h < 2; h++)
         if (half_of(lists.counts, h) + half_of(coming, h) > FGMM_CANDIDATES) {
             lists.counts &= ~(0xffffu << (16 * h));
-            coming &= ~(0xffffu << (16 * h));
             wanted[h] = 0;
             row[h].threshold = INFINITY;
         }
+    coming = count_coming(wanted, before);
 }
 
 /* Appends this tile's candidates of the quad's rows. `most`, the largest sum of this lane, stands for all
  * that it appends: an upper bound still, and no register is indexed at run time. */
 __device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], const float (&s)[64],
                                        const float (&group_most)[2][kGroupsOfColumns], const float (&most)[2],
-                                       int first_component, float unit)
+                                       int first_component, float span, float unit)
 {
     const int lane = threadIdx.x % 4;
     unsigned wanted[2] = {all_above<0>(s, group_most[0], row[0].threshold),
                           all_above<1>(s, group_most[1], row[1].threshold)};
-    /* lanes of a quad append one after the other */
-    const uint32_t mine = __popc(wanted[0]) + (__popc(wanted[1]) << 16);
-    const uint32_t pair = mine + __shfl_xor_sync(kWholeWarp, mine, 1);
-    uint32_t coming = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
-    const uint32_t before = (lane & 1 ? pair - mine : 0u) + (lane & 2 ? coming - pair : 0u);
+    uint32_t before; /* lanes of a quad append one after the other */
+    uint32_t coming = count_coming(wanted, before);
     const uint32_t filled = lists.counts + coming + kOverflow * 0x10001u;
     if (__any_sync(kWholeWarp, filled & 0x80008000u))
-        make_room(lists, row, wanted, coming, unit);
+        make_room(lists, row, s, group_most, wanted, coming, before, span, unit);
     const uint32_t place = lists.counts + before;
     lists.counts += coming;
 #pragma unroll
@@ -562,7 +437,8 @@ __device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], cons
 /* A tile's sums to candidates; width[h]: how far the sums of row h can be above the exact values, and
  * keep_bits. */
 __device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)[2], const float (&s)[64],
-                                                const float (&width)[2], int first_component, float unit)
+                                                const float (&width)[2], int first_component, float span,
+                                                float unit)
 {
     float group_most[2][kGroupsOfColumns], most[2], all[2];
 #pragma unroll
@@ -584,10 +460,12 @@ __device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)
         for (int h = 0; h < 2; h++)
             all[h] = fmaxf(all[h], __shfl_xor_sync(kWholeWarp, all[h], step));
 #pragma unroll
-    for (int h = 0; h < 2; h++)
-        row[h].threshold = fmaxf(row[h].threshold, all[h] - width[h]);
+    for (int h = 0; h < 2; h++) {
+        row[h].sure = fmaxf(row[h].sure, all[h] - width[h]);
+        row[h].threshold = fmaxf(row[h].threshold, row[h].sure);
+    }
     if (__any_sync(kWholeWarp, most[0] > row[0].threshold || most[1] > row[1].threshold))
-        append(lists, row, s, group_most, most, first_component, unit);
+        append(lists, row, s, group_most, most, first_component, span, unit);
 }
 
 /* A warpgroup: the products of its 64 rows with every component tile. */
@@ -602,7 +480,7 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
     Ring row_ring, ring;
     float s[64];
     for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
-        ptx::barrier_wait(&shared.rows_full[row_ring.slot], row_ring.phase);
+        ptx::barrier_wait(&shared.rows_full[row_ring.slot][group], row_ring.phase);
         const unsigned char *tile_rows = shared.rows[row_ring.slot] + group * Shape::kGroupBytes;
         const uint64_t mine = ptx::operand(tile_rows);
         const uint64_t mine_extra = ptx::plain_operand<Shape::kGroupRows>(tile_rows + Shape::kGroupExtra);
@@ -613,7 +491,7 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
         for (int h = 0; h < 2; h++) {
             const float square = shared.square[row_ring.slot][first + 8 * h];
             const bool screened = number + 8 * h < rows.rows && square < INFINITY;
-            row[h] = {screened ? square : 0.0f, screened ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f,
+            row[h] = {screened ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f, -FLT_MAX,
                       screened ? -FLT_MAX : INFINITY}; /* -FLT_MAX never admits -infinity */
         }
 #pragma unroll 1
@@ -635,22 +513,23 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
             float width[2];
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                width[h] = fmaf(widths.z, row[h].norm, fmaf(widths.y, row[h].square, widths.x));
+                width[h] = fmaf(fmaf(widths.y, row[h].norm, widths.z), row[h].norm, widths.x);
             ptx::wgmma_wait();
             ptx::pin(s);
             __syncwarp(); /* widths are read on all lanes: the record may go */
             if (lane == 0)
                 ptx::barrier_arrive(&shared.record_empty[ring.slot]);
             ring.next(Shape::kStages);
-            take_candidates(list, row, s, width, tile * FGMM_SM90_TILE, tables.unit);
+            take_candidates(list, row, s, width, tile * FGMM_SM90_TILE, tables.span, tables.unit);
         }
         if (lane == 0)
-            ptx::barrier_arrive(&shared.rows_empty[row_ring.slot]);
+            ptx::barrier_arrive(&shared.rows_empty[row_ring.slot][group]);
         row_ring.next(Shape::kRowTiles);
         compact<4>(list, row, {true, true}, tables.unit); /* 16 entries of a row: mostly all, in one read */
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const int count = row[h].threshold < INFINITY ? half_of(list.counts, h) : FGMM_DENSE_ROW;
+            const bool complete = row[h].threshold <= row[h].sure; /* not so for rows that were given up */
+            const int count = complete ? half_of(list.counts, h) : FGMM_DENSE_ROW;
             if (lane % 4 == 0 && number + 8 * h < rows.rows)
                 lists.counts[number + 8 * h] = count < least ? FGMM_DENSE_ROW : count;
         }
@@ -668,19 +547,19 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     ScreenShared<Shape> &shared = *reinterpret_cast<ScreenShared<Shape> *>(aligned);
     /* The same on all lanes, which the compiler learns from the shuffle: operands stay in uniform registers.
      */
-    const int group = __shfl_sync(kWholeWarp, threadIdx.x / Shape::kWarpgroup, 0);
+    const int role = __shfl_sync(kWholeWarp, threadIdx.x / kWarp, 0), group = role / Shape::kGroupWarps;
     if (threadIdx.x == 0)
         init_barriers(shared);
     clear_extra(shared);
     ptx::fence_async_proxy();
     __syncthreads();
     if (group == Shape::kGroups) {
-        const int thread = threadIdx.x % Shape::kWarpgroup;
-        if (thread >= kWarp && whole)
-            convert_rows<Shape, T, true>(shared, rows, tables.scale, row_tiles, thread - kWarp);
-        else if (thread >= kWarp)
-            convert_rows<Shape, T, false>(shared, rows, tables.scale, row_tiles, thread - kWarp);
-        else if (thread == 0)
+        const int converter = role - Shape::kGroups * Shape::kGroupWarps - 1;
+        if (converter >= 0 && whole)
+            convert_rows<Shape, T, true>(shared, rows, tables.scale, row_tiles, converter);
+        else if (converter >= 0)
+            convert_rows<Shape, T, false>(shared, rows, tables.scale, row_tiles, converter);
+        else if (threadIdx.x % kWarp == 0)
             feed_records(shared, tables, row_tiles);
     } else {
         screen_rows(shared, rows, tables, lists, row_tiles, least, group);
@@ -716,31 +595,6 @@ using namespace fgmm;
 bool fgmm__sm90_serves(fgmm_form form, int32_t k, int32_t dim)
 {
     return form == FGMM_FORM_SPHERICAL && dim > 32 && dim <= FGMM_SM90_MAX_DIM && k >= 256;
-}
-
-int64_t fgmm__sm90_record_bytes(int32_t dim)
-{
-    return FGMM_SM90_TILE * ((dim + 63) / 64 * 128 + FGMM_SM90_EXTRA * 2) + 16;
-}
-
-int fgmm__launch_sm90_tables(const fgmm_model_view *model, const double *origin, const float *origin32,
-                             fgmm_sm90_range range, fgmm_sm90_tables *tables, fgmm_stream stream)
-{
-    constexpr int kWarps = 8;
-    /* The units that `Units` above speaks of: sums are bits of log2-density over `unit`. */
-    const double unit = fmax(0x1p-16 * range.factor * range.spread * range.spread, 0x1p-26 * range.offset);
-    tables->tiles = (model->k + FGMM_SM90_TILE - 1) / FGMM_SM90_TILE;
-    tables->halves = (model->dim + 63) / 64;
-    tables->scale = static_cast<float>(0x1p9 / range.spread);
-    tables->unit = static_cast<float>(exp2(ceil(log2(unit))));
-    const int64_t record_bytes = fgmm__sm90_record_bytes(model->dim);
-    const cudaError_t error =
-        cudaMemsetAsync(tables->records, 0, static_cast<size_t>(tables->tiles) * record_bytes, stream);
-    if (error != cudaSuccess)
-        return error;
-    fill_records<<<tables->tiles *(FGMM_SM90_TILE / kWarps), kWarps * kWarp, 0, stream>>>(
-        *model, origin, origin32, *tables, range.factor, static_cast<int>(record_bytes));
-    return cudaGetLastError();
 }
 
 int fgmm__launch_sm90_screen(const fgmm_row_view *rows, const fgmm_sm90_tables *tables, int32_t least,

@@ -29,6 +29,7 @@ typedef struct {
     int32_t tiles, halves;
     float scale; /* on rows; a power of two, so that fp16 neither overflows nor loses small values */
     float unit;  /* bits of log2-density that 1 of the product stands for, a power of two */
+    float span;  /* keep_bits in units */
 } fgmm_sm90_tables;
 
 /* Whether this screen serves a model: spherical form, 32 < dim <= FGMM_SM90_MAX_DIM, k >= 256. */

@@ -22,8 +22,8 @@ template <int kHalves_> struct ScreenShape {
     static constexpr int kColumns = FGMM_SM90_TILE;
     static constexpr int kWarpgroup = 128;
     static constexpr int kThreads = (kGroups + 1) * kWarpgroup;
-    static constexpr int kConverters =
-        96; /* the producer warpgroup less the warp that feeds component tiles */
+    static constexpr int kGroupWarps = kWarpgroup / kWarp;
+    static_assert(kGroups + 1 == kGroupWarps, "the producers: a converter a group, a warp that feeds tiles");
     /* Two tiles of rows: the next one is converted while this one is screened. */
     static constexpr int kRowTiles = 2;
     static constexpr int kStages = kHalves == 1 ? 4 : 3; /* component tiles in flight */
@@ -41,8 +41,7 @@ template <int kHalves_> struct ScreenShape {
     static constexpr int kRecordWidths = kColumns * kRowBytes;
     static constexpr int kRecordBytes = kRecordWidths + 16;
     static constexpr int kRecordPlace = (kRecordBytes + 1023) / 1024 * 1024;
-    /* Terms of the fp32 sums of a product. */
-    static constexpr int kDepth = kHalves * 64 + FGMM_SM90_EXTRA;
+    static constexpr float kMostSquare = 0x1p30f; /* |y|^2 of a row that is screened: columns.cuh */
     static_assert(kColumns == 128 && FGMM_SM90_EXTRA == 16, "wgmma is m64n128k16");
     static_assert(kGroupBytes % 1024 == 0, "operands start on the swizzle's period");
 };
