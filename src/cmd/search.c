@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/event.h"
 #include "base/status.h"
@@ -39,7 +40,9 @@ static const fgmm_option table[] = {
     {"--learn-stop", FGMM_OPT_FLAG, &learn, NULL,
      "learn the stop rule from QUERIES and store it in the index; judge it with others"},
     {"--max-probes", FGMM_OPT_COUNT, &max_probes, "N",
-     "with --learn-stop: lists a query probes at most, then and under the rule (all, up to 1024)"},
+     "with --learn-stop: lists a query probes at most, then and under the rule; recall is of their rows "
+     "(all, up "
+     "to 1024)"},
     {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
      "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
     {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
@@ -170,6 +173,9 @@ static fgmm_status open_inputs(struct run *run, const char **arguments, int n_ar
     FGMM_TRY(check(run, n_arguments));
     FGMM_TRY(fgmm_index_open(arguments[0], &run->index));
     FGMM_TRY(fgmm__index_need_vectors(run->index));
+    if (learn && access(arguments[0], W_OK) != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: --learn-stop would write into it, but: %s", arguments[0],
+                  strerror(errno));
     FGMM_TRY(read_rule(run, arguments[0]));
     if (output != NULL)
         FGMM_TRY(fgmm__results_check(output, run->settings, fgmm_index_rows(run->index)));

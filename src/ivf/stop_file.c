@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "io/h5.h"
@@ -69,11 +70,17 @@ cleanup:
 static fgmm_status reserve(const fgmm_index *index)
 {
     fgmm_status status = FGMM_OK;
+    struct rlimit limit;
     int file = open(index->path, O_RDWR | O_CLOEXEC);
     if (file < 0)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: cannot be written: %s", index->path, strerror(errno));
-    if (fallocate(file, FALLOC_FL_KEEP_SIZE, (off_t)index->size_bytes, ROOM_BYTES) != 0 &&
-        errno != EOPNOTSUPP)
+    /* The kernel holds a limit on files' sizes against writes, not against this. */
+    bool too_large = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+                     index->size_bytes + ROOM_BYTES > limit.rlim_cur;
+    if (too_large)
+        errno = EFBIG;
+    if (too_large || (fallocate(file, FALLOC_FL_KEEP_SIZE, (off_t)index->size_bytes, ROOM_BYTES) != 0 &&
+                      errno != EOPNOTSUPP))
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: no room for the stop rule: %s; the index is as it was", index->path,
                   strerror(errno));
 cleanup:

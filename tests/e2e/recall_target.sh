@@ -65,27 +65,29 @@ judged index.h5 centroid
 judged tau.h5 centroid
 judged index.h5 posterior
 
-# ---- what cannot be done: one line, status 2, the index as it was ----
-# refused WORDS ARGUMENTS...
+# ---- what cannot be done: one line, the right status, the index as it was ----
+# refused STATUS WORDS ARGUMENTS...
 refused() {
-    local words=$1
-    shift
+    local want=$1 words=$2
+    shift 2
     status "$FGMM" "$@"
-    [ $got = 2 ] || fail "status $got instead of 2: fgmm $*: $(cat err)"
+    [ $got = "$want" ] || fail "status $got instead of $want: fgmm $*: $(cat err)"
     [ "$(grep -c '^fgmm: ' err)" = 1 ] && grep -q -e "$words" err || fail "not one line with \`$words\`: fgmm $*: $(cat err)"
 }
 cp plain.h5 kept.h5
 cp index.h5 ruled.h5
-refused 'learn one with fgmm search plain.h5' search plain.h5 test.fbin --recall-target 0.9
-refused 'learnt for -k 10' search index.h5 test.fbin --recall-target 0.9 -k 5
-refused 'the other --probe-by' search index.h5 test.fbin --recall-target 0.9 --probe-by centroid
-refused '0.8 to 0.99' search index.h5 test.fbin --recall-target 0.999
-refused 'not a list of recalls' search index.h5 test.fbin --recall-target much
-refused 'exclude each other' search index.h5 test.fbin --recall-target 0.9 --nprobe 3
-refused 'nothing else' search plain.h5 train.fbin --learn-stop --nprobe 3
-refused 'belongs to --learn-stop' search plain.h5 train.fbin --max-probes 3
-refused 'nowhere to stop' search plain.h5 train.fbin --learn-stop --max-probes 1
-refused 'holds 10000 rows' search plain.h5 train.fbin --learn-stop -k 10001
+refused 2 'learn one with fgmm search plain.h5' search plain.h5 test.fbin --recall-target 0.9
+refused 2 'learnt for -k 10' search index.h5 test.fbin --recall-target 0.9 -k 5
+refused 2 'the other --probe-by' search index.h5 test.fbin --recall-target 0.9 --probe-by centroid
+refused 2 '0.8 to 0.99' search index.h5 test.fbin --recall-target 0.999
+refused 2 'not a list of recalls' search index.h5 test.fbin --recall-target much
+refused 2 'exclude each other' search index.h5 test.fbin --recall-target 0.9 --nprobe 3
+refused 2 'nothing else' search plain.h5 train.fbin --learn-stop --nprobe 3
+refused 2 'belongs to --learn-stop' search plain.h5 train.fbin --max-probes 3
+refused 2 'nowhere to stop' search plain.h5 train.fbin --learn-stop --max-probes 1
+refused 2 'holds 10000 rows' search plain.h5 train.fbin --learn-stop -k 10001
+# A limit on a file's size stands for a full disk.
+(ulimit -f $(($(stat -c %s plain.h5) / 1024)) && trap '' XFSZ && refused 1 'no room for the stop rule' search plain.h5 train.fbin --learn-stop)
 cmp plain.h5 kept.h5 && cmp index.h5 ruled.h5 || fail "a refused line changed the index"
 
 # A rule of fewer lists keeps to them.
