@@ -312,9 +312,9 @@ fgmm_status fgmm__h5_put_text(hid_t object, const char *name, const char *value)
 {
     fgmm__h5_lock();
     hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, strlen(value) + 1);
+    H5Tset_size(type, H5T_VARIABLE); /* h5py gives these back as str, those of fixed length as bytes */
     H5Tset_cset(type, H5T_CSET_UTF8);
-    fgmm_status status = put_attribute(object, name, type, value);
+    fgmm_status status = put_attribute(object, name, type, &value);
     H5Tclose(type);
     fgmm__h5_unlock();
     return status;

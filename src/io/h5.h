@@ -28,7 +28,7 @@ fgmm_status fgmm__h5_open_write(const char *path, fgmm_comm *comm, hid_t *file);
 /* Closes; a failed close (a flush without space) is an error. */
 fgmm_status fgmm__h5_close(hid_t file, const char *path);
 
-fgmm_status fgmm__h5_put_text(hid_t object, const char *name, const char *value); /* fixed-length attribute */
+fgmm_status fgmm__h5_put_text(hid_t object, const char *name, const char *value); /* UTF-8, variable length */
 fgmm_status fgmm__h5_put_i64(hid_t object, const char *name, int64_t value);
 fgmm_status fgmm__h5_put_f64(hid_t object, const char *name, double value);
 fgmm_status fgmm__h5_get_text(hid_t object, const char *name, char *out,

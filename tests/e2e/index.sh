@@ -120,6 +120,9 @@ for name in 'hard.faiss', 'disk.faiss':
 faiss.write_index(faiss.read_index('hard.faiss'), 'rewritten.faiss')
 assert open('rewritten.faiss', 'rb').read() == open('hard.faiss', 'rb').read()
 assert np.load('centroids.npy').shape == (32, 100)
+
+with h5py.File("hard.h5") as index, h5py.File("model.h5") as model:
+    assert (index.attrs["format"], model.attrs["format"]) == ("fgmm-ivf", "fgmm-model"), "attributes are not plain text"
 PYTHON
 else
     echo "no python3 with faiss and h5py: the comparison with FAISS is left out"

@@ -18,10 +18,25 @@ static void print(H5T_class_t class, size_t bytes, size_t n, const char *data)
     }
 }
 
-/* Numbers are read as double or long long, strings of fixed length as they are. */
+static bool print_text(hid_t attribute, hid_t type)
+{
+    char *text = NULL;
+    if (H5Aread(attribute, type, &text) < 0 || text == NULL)
+        return false;
+    puts(text);
+    H5free_memory(text);
+    return true;
+}
+
+/* Numbers are read as double or long long, strings as they are; of variable length as attributes alone. */
 static bool get(hid_t id, bool attribute)
 {
     hid_t type = attribute ? H5Aget_type(id) : H5Dget_type(id);
+    if (attribute && H5Tis_variable_str(type) > 0) {
+        bool printed = print_text(id, type);
+        H5Tclose(type);
+        return printed;
+    }
     hid_t space = attribute ? H5Aget_space(id) : H5Dget_space(id);
     H5T_class_t class = H5Tget_class(type);
     hid_t memory = class == H5T_STRING ? type : class == H5T_FLOAT ? H5T_NATIVE_DOUBLE : H5T_NATIVE_LLONG;
