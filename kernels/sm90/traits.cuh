@@ -5,6 +5,14 @@
 #include "kernels/generic/traits.cuh"
 #include "kernels/sm90/screen.h"
 
+/* Kernels have a body where the target has wgmma (sm_90a). */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
+#define FGMM_SM90_BODY 1
+#else
+#define FGMM_SM90_BODY 0
+#pragma nv_diag_suppress 177 /* functions that only bodies call */
+#endif
+
 namespace fgmm
 {
 
