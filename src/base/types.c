@@ -22,7 +22,7 @@ const char *fgmm_dtype_name(fgmm_dtype dtype)
 
 const char *fgmm_metric_name(fgmm_metric metric)
 {
-    static const char *const names[] = {[FGMM_L2] = "l2", [FGMM_COSINE] = "cosine"};
+    static const char *const names[] = {[FGMM_L2] = "l2", [FGMM_COSINE] = "cosine", [FGMM_IP] = "ip"};
     return names[metric];
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/status.h"
 #include "io/writer.h"
+#include "model/model.h"
 
 fgmm_status fgmm__export_centroids(const fgmm_model *model, const char *path)
 {
@@ -11,10 +12,7 @@ fgmm_status fgmm__export_centroids(const fgmm_model *model, const char *path)
     fgmm_writer *writer = NULL;
     float *rows = NULL;
     int32_t k = fgmm_model_k(model), dim = fgmm_model_dim(model);
-    const double *means = fgmm_model_means(model);
-    FGMM_ALLOC(rows, (size_t)k * (size_t)dim, "centroids");
-    for (size_t i = 0; i < (size_t)k * (size_t)dim; i++)
-        rows[i] = (float)means[i];
+    FGMM_TRY(fgmm__model_centroids(model, &rows));
     FGMM_TRY(fgmm__writer_open(path, k, dim, FGMM_F32, &writer));
     FGMM_TRY(fgmm__writer_append(writer, rows, k));
     status = fgmm__writer_finish(writer);

@@ -1,13 +1,14 @@
 /* The layout, in the order it is written:
- *   "IwFl" header(ntotal)  u64 nlist  u64 nprobe
- *   "IxF2" header(nlist)   u64 nlist*d  f32 centroids          the quantizer, an IndexFlatL2
- *   u8 0  u64 0                                                no direct map
- *   inverted lists, in memory: "ilar" u64 nlist  u64 code_size, then sizes: "full" u64 nlist u64 size...  or,
- * where at most half of the lists are filled, "sprs" u64 2*filled {u64 list, u64 size}...; then per filled
- * list its f32 vectors and i64 ids or on disk: "ilod" u64 nlist  u64 code_size  u64 nlist {u64 size, u64
- * capacity, u64 offset}...  u64 nslots {u64 offset, u64 capacity}... u64 length, name of the data file  u64
- * its bytes; the data file holds per list f32 vectors and i64 ids header(n): i32 d  i64 n  i64 2^20  i64 2^20
- * u8 trained=1  i32 metric (1: L2) */
+ *   32-bit floats: "IwFl" ivf      other types: "IwSq" ivf  quantizer of values  u64 code_size  u8
+ * by_residual=0 then the inverted lists ivf: header(ntotal)  u64 nlist  u64 nprobe  coarse quantizer  u8 0
+ * u64 0 (no direct map) coarse quantizer: "IxF2" (inner product: "IxFI") header(nlist)  u64 nlist*d  f32
+ * centroids quantizer of values: i32 type (4: fp16, 5: 8 bits as they are)  i32 0  f32 0  u64 d  u64
+ * code_size  u64 0 (nothing trained) inverted lists, in memory: "ilar" u64 nlist  u64 code_size, then sizes:
+ * "full" u64 nlist u64 size...  or, where at most half of the lists are filled, "sprs" u64 2*filled {u64
+ * list, u64 size}...; then per filled list its codes and i64 ids or on disk: "ilod" u64 nlist  u64 code_size
+ * u64 nlist {u64 size, u64 capacity, u64 offset}...  u64 nslots {u64 offset, u64 capacity}... u64 length,
+ * name of the data file  u64 its bytes; the data file holds per list codes and i64 ids header(n): i32 d  i64
+ * n  i64 2^20  i64 2^20  u8 trained=1  i32 metric (0: inner product, 1: L2) */
 #include "export/faiss.h"
 
 #include <errno.h>
@@ -30,16 +31,34 @@ typedef struct {
 
 struct export
 {
-    const fgmm_index *index;
-    const fgmm_faiss_options *options;
+    fgmm_faiss_coarse coarse;
+    const fgmm_index *index; /* NULL: the lists stay empty */
+    fgmm_faiss_options options;
     fgmm_comm *comm;
-    uint64_t *sizes; /* [k] postings exported */
+    fgmm_dtype stored;
+    size_t code_bytes; /* of a row */
+    uint64_t *sizes;   /* [k] postings exported */
     uint64_t total;
     fgmm_lists *lists;
-    float *vectors; /* one piece of a list, converted */
+    float *values; /* a row on its way to another type */
+    void *code;
     int64_t *ids;
     target file, data;
 };
+
+fgmm_dtype fgmm__faiss_stored(const fgmm_index *index, bool as_f32)
+{
+    static const fgmm_dtype stored[] = {
+        [FGMM_F32] = FGMM_F32, [FGMM_F16] = FGMM_F16, [FGMM_U8] = FGMM_U8, [FGMM_I8] = FGMM_F16};
+    return as_f32 ? FGMM_F32 : stored[index->dtype];
+}
+
+const char *fgmm__faiss_kind(fgmm_dtype stored)
+{
+    return stored == FGMM_F32   ? "IndexIVFFlat (32-bit floats)"
+           : stored == FGMM_F16 ? "IndexIVFScalarQuantizer (QT_fp16)"
+                                : "IndexIVFScalarQuantizer (QT_8bit_direct)";
+}
 
 static fgmm_status open_target(target *t, const char *path)
 {
@@ -91,45 +110,89 @@ static void put_u64(FILE *f, uint64_t value)
     fwrite(&value, sizeof value, 1, f);
 }
 
-static void put_header(FILE *f, int32_t dim, int64_t rows)
+static void put_i32(FILE *f, int32_t value)
 {
-    static const int64_t unused = 1 << 20;
-    static const unsigned char trained = 1;
-    static const int32_t l2 = 1;
-    fwrite(&dim, sizeof dim, 1, f);
-    fwrite(&rows, sizeof rows, 1, f);
-    fwrite(&unused, sizeof unused, 1, f);
-    fwrite(&unused, sizeof unused, 1, f);
-    fwrite(&trained, 1, 1, f);
-    fwrite(&l2, sizeof l2, 1, f);
+    fwrite(&value, sizeof value, 1, f);
+}
+
+static void put_u8(FILE *f, unsigned char value)
+{
+    fwrite(&value, 1, 1, f);
+}
+
+static void put_header(const struct export *e, uint64_t rows)
+{
+    enum { UNUSED = 1 << 20, INNER_PRODUCT = 0, L2 = 1 };
+    FILE *f = e->file.stream;
+    put_i32(f, e->coarse.dim);
+    put_u64(f, rows);
+    put_u64(f, UNUSED);
+    put_u64(f, UNUSED);
+    put_u8(f, 1); /* trained */
+    put_i32(f, e->coarse.metric == FGMM_IP ? INNER_PRODUCT : L2);
+}
+
+static void put_ivf(const struct export *e)
+{
+    FILE *f = e->file.stream;
+    const fgmm_faiss_coarse *coarse = &e->coarse;
+    size_t values = (size_t)coarse->k * (size_t)coarse->dim;
+    put_header(e, e->total);
+    put_u64(f, (uint64_t)coarse->k);
+    put_u64(f, 1); /* nprobe */
+    put_tag(f, coarse->metric == FGMM_IP ? "IxFI" : "IxF2");
+    put_header(e, (uint64_t)coarse->k);
+    put_u64(f, values);
+    fwrite(coarse->centroids, sizeof(float), values, f);
+    put_u8(f, 0); /* no direct map */
+    put_u64(f, 0);
+}
+
+/* How FAISS makes floats of the codes. */
+static void put_value_quantizer(const struct export *e)
+{
+    enum { FP16 = 4, BYTES_AS_THEY_ARE = 5 };
+    FILE *f = e->file.stream;
+    put_i32(f, e->stored == FGMM_F16 ? FP16 : BYTES_AS_THEY_ARE);
+    put_i32(f, 0); /* how a range is found, and its parameter: no range is needed */
+    put_i32(f, 0);
+    put_u64(f, (uint64_t)e->coarse.dim);
+    put_u64(f, e->code_bytes);
+    put_u64(f, 0); /* nothing was trained */
 }
 
 /* Everything before the inverted lists. */
 static void put_index(const struct export *e)
 {
     FILE *f = e->file.stream;
-    const fgmm_index *index = e->index;
-    size_t values = (size_t)index->k * (size_t)index->dim;
-    static const unsigned char no_direct_map = 0;
-    put_tag(f, "IwFl");
-    put_header(f, index->dim, (int64_t)e->total);
-    put_u64(f, (uint64_t)index->k);
-    put_u64(f, 1);
-    put_tag(f, "IxF2");
-    put_header(f, index->dim, index->k);
-    put_u64(f, values);
-    fwrite(index->centroids, sizeof(float), values, f);
-    fwrite(&no_direct_map, 1, 1, f);
-    put_u64(f, 0);
+    put_tag(f, e->stored == FGMM_F32 ? "IwFl" : "IwSq");
+    put_ivf(e);
+    if (e->stored == FGMM_F32)
+        return;
+    put_value_quantizer(e);
+    put_u64(f, e->code_bytes);
+    put_u8(f, 0); /* codes are of rows, not of residuals */
 }
 
 static void count_lists(struct export *e)
 {
-    for (int32_t j = 0; j < e->index->k; j++) {
+    for (int32_t j = 0; e->index != NULL && j < e->index->k; j++) {
         for (uint64_t p = e->index->offsets[j]; p < e->index->offsets[j + 1]; p++)
-            e->sizes[j] += !e->options->primary_only || fgmm__index_primary(e->index, p);
+            e->sizes[j] += !e->options.primary_only || fgmm__index_primary(e->index, p);
         e->total += e->sizes[j];
     }
+}
+
+static void put_row(struct export *e, const void *row, FILE *to)
+{
+    size_t dim = (size_t)e->coarse.dim;
+    fgmm_dtype dtype = e->index->dtype;
+    if (dtype != e->stored) {
+        fgmm__to_f32(dtype, row, dim, e->values);
+        fgmm__from_f32(e->stored, e->values, dim, e->code);
+        row = e->code;
+    }
+    fwrite(row, e->code_bytes, 1, to);
 }
 
 /* Appends the list's vectors to `to` and its ids to the end of those. */
@@ -137,7 +200,7 @@ static fgmm_status put_list(struct export *e, int32_t list, FILE *to)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_index *index = e->index;
-    size_t dim = (size_t)index->dim, row_bytes = dim * fgmm_dtype_bytes(index->dtype), kept = 0;
+    size_t row_bytes = (size_t)index->dim * fgmm_dtype_bytes(index->dtype), kept = 0;
     uint64_t posting = index->offsets[list];
     fgmm__lists_start(e->lists, list);
     for (;;) {
@@ -147,11 +210,9 @@ static fgmm_status put_list(struct export *e, int32_t list, FILE *to)
         if (e->lists->n == 0)
             break;
         for (int64_t i = 0; i < e->lists->n; i++, posting++) {
-            if (e->options->primary_only && !fgmm__index_primary(index, posting))
+            if (e->options.primary_only && !fgmm__index_primary(index, posting))
                 continue;
-            fgmm__to_f32(index->dtype, (const char *)e->lists->vectors + (size_t)i * row_bytes, dim,
-                         e->vectors);
-            fwrite(e->vectors, sizeof(float), dim, to);
+            put_row(e, (const char *)e->lists->vectors + (size_t)i * row_bytes, to);
             e->ids[kept++] = e->lists->ids[i];
         }
     }
@@ -162,7 +223,7 @@ cleanup:
 
 static fgmm_status put_lists(struct export *e, FILE *to)
 {
-    for (int32_t j = 0; j < e->index->k; j++) {
+    for (int32_t j = 0; j < e->coarse.k; j++) {
         fgmm_status status = e->sizes[j] > 0 ? put_list(e, j, to) : FGMM_OK;
         if (status != FGMM_OK)
             return status;
@@ -173,12 +234,12 @@ static fgmm_status put_lists(struct export *e, FILE *to)
 static fgmm_status put_memory_lists(struct export *e)
 {
     FILE *f = e->file.stream;
-    int32_t k = e->index->k, filled = 0;
+    int32_t k = e->coarse.k, filled = 0;
     for (int32_t j = 0; j < k; j++)
         filled += e->sizes[j] > 0;
     put_tag(f, "ilar");
     put_u64(f, (uint64_t)k);
-    put_u64(f, (uint64_t)e->index->dim * sizeof(float));
+    put_u64(f, e->code_bytes);
     if (filled > k / 2) {
         put_tag(f, "full");
         put_u64(f, (uint64_t)k);
@@ -213,16 +274,16 @@ static fgmm_status put_data_name(struct export *e)
 static fgmm_status put_disk_lists(struct export *e)
 {
     FILE *f = e->file.stream;
-    uint64_t code_bytes = (uint64_t)e->index->dim * sizeof(float), at = 0;
+    uint64_t at = 0;
     put_tag(f, "ilod");
-    put_u64(f, (uint64_t)e->index->k);
-    put_u64(f, code_bytes);
-    put_u64(f, (uint64_t)e->index->k);
-    for (int32_t j = 0; j < e->index->k; j++) {
+    put_u64(f, (uint64_t)e->coarse.k);
+    put_u64(f, e->code_bytes);
+    put_u64(f, (uint64_t)e->coarse.k);
+    for (int32_t j = 0; j < e->coarse.k; j++) {
         put_u64(f, e->sizes[j]);
         put_u64(f, e->sizes[j]); /* capacity: full */
         put_u64(f, at);
-        at += e->sizes[j] * (code_bytes + sizeof(int64_t));
+        at += e->sizes[j] * (e->code_bytes + sizeof(int64_t));
     }
     put_u64(f, 0); /* no free slots */
     fgmm_status status = put_data_name(e);
@@ -235,16 +296,19 @@ static fgmm_status prepare(struct export *e, const char *path)
     fgmm_status status = FGMM_OK;
     uint64_t longest = 1;
     char data_path[PATH_MAX];
-    FGMM_TRY(fgmm__lists_create(e->index, &e->lists));
-    FGMM_ALLOC(e->sizes, e->index->k, "list sizes");
+    e->code_bytes = (size_t)e->coarse.dim * fgmm_dtype_bytes(e->stored);
+    FGMM_ALLOC(e->sizes, e->coarse.k, "list sizes");
+    if (e->index != NULL)
+        FGMM_TRY(fgmm__lists_create(e->index, &e->lists));
     count_lists(e);
-    for (int32_t j = 0; j < e->index->k; j++)
+    for (int32_t j = 0; j < e->coarse.k; j++)
         if (e->sizes[j] > longest)
             longest = e->sizes[j];
-    FGMM_ALLOC(e->vectors, e->index->dim, "a row");
+    FGMM_ALLOC(e->values, e->coarse.dim, "a row");
+    FGMM_TRY(fgmm__alloc(1, e->code_bytes, "a row", &e->code));
     FGMM_ALLOC(e->ids, longest, "the ids of a list");
     FGMM_TRY(open_target(&e->file, path));
-    if (e->options->on_disk) {
+    if (e->options.on_disk) {
         if (snprintf(data_path, sizeof data_path, "%s.ivfdata", path) >= (int)sizeof data_path)
             FGMM_FAIL(FGMM_ERR_INPUT, "%s: the name is too long", path);
         FGMM_TRY(open_target(&e->data, data_path));
@@ -253,24 +317,47 @@ cleanup:
     return status;
 }
 
+static fgmm_status write_export(struct export *e, const char *path)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(prepare(e, path));
+    put_index(e);
+    FGMM_TRY(e->options.on_disk ? put_disk_lists(e) : put_memory_lists(e));
+    if (e->options.on_disk)
+        FGMM_TRY(commit_target(&e->data));
+    FGMM_TRY(commit_target(&e->file));
+cleanup:
+    discard_target(&e->file);
+    discard_target(&e->data);
+    fgmm__lists_destroy(e->lists);
+    free(e->sizes);
+    free(e->values);
+    free(e->code);
+    free(e->ids);
+    return status;
+}
+
 fgmm_status fgmm__export_faiss(const fgmm_index *index, const char *path, const fgmm_faiss_options *options,
                                fgmm_comm *comm, int64_t *rows)
 {
-    fgmm_status status = FGMM_OK;
-    struct export e = {.index = index, .options = options, .comm = comm};
-    FGMM_TRY(prepare(&e, path));
-    put_index(&e);
-    FGMM_TRY(options->on_disk ? put_disk_lists(&e) : put_memory_lists(&e));
-    if (options->on_disk)
-        FGMM_TRY(commit_target(&e.data));
-    FGMM_TRY(commit_target(&e.file));
+    struct export e = {.coarse = fgmm__faiss_coarse(index),
+                       .index = index,
+                       .options = *options,
+                       .comm = comm,
+                       .stored = fgmm__faiss_stored(index, options->as_f32)};
+    fgmm_status status = write_export(&e, path);
     *rows = (int64_t)e.total;
-cleanup:
-    discard_target(&e.file);
-    discard_target(&e.data);
-    fgmm__lists_destroy(e.lists);
-    free(e.sizes);
-    free(e.vectors);
-    free(e.ids);
     return status;
+}
+
+fgmm_faiss_coarse fgmm__faiss_coarse(const fgmm_index *index)
+{
+    return (fgmm_faiss_coarse){
+        .k = index->k, .dim = index->dim, .metric = index->metric, .centroids = index->centroids};
+}
+
+fgmm_status fgmm__export_faiss_coarse(const fgmm_faiss_coarse *coarse, const char *path)
+{
+    struct export e = {.coarse = *coarse, .stored = FGMM_F32};
+    return write_export(&e, path);
 }

@@ -5,6 +5,16 @@
 
 #include "data/partition.h"
 
+fgmm_status fgmm__check_metric(fgmm_metric fitted, fgmm_metric wanted)
+{
+    if (fitted == wanted || (fitted == FGMM_L2 && wanted == FGMM_IP))
+        return FGMM_OK;
+    return fgmm__fail(FGMM_ERR_INPUT,
+                      "the model was fitted with --metric %s, not %s: give the same metric or fit again%s",
+                      fgmm_metric_name(fitted), fgmm_metric_name(wanted == FGMM_IP ? FGMM_L2 : wanted),
+                      wanted == FGMM_IP ? " (lists for the inner product are made with a model of l2)" : "");
+}
+
 fgmm_status fgmm__check_model(const fgmm_dataset *dataset, const fgmm_model *model)
 {
     fgmm_status status = FGMM_OK;
@@ -13,10 +23,7 @@ fgmm_status fgmm__check_model(const fgmm_dataset *dataset, const fgmm_model *mod
     if (dim != fgmm_dataset_dim(dataset))
         FGMM_FAIL(FGMM_ERR_INPUT, "the model has dimension %d, the data (%s) %d: fit a model to these data",
                   dim, fgmm_dataset_name(dataset), fgmm_dataset_dim(dataset));
-    if (fgmm_model_metric(model) != fgmm_dataset_metric(dataset))
-        FGMM_FAIL(FGMM_ERR_INPUT,
-                  "the model was fitted with --metric %s, not %s: give the same metric or fit again",
-                  fgmm_metric_name(fgmm_model_metric(model)), fgmm_metric_name(fgmm_dataset_metric(dataset)));
+    FGMM_TRY(fgmm__check_metric(fgmm_model_metric(model), fgmm_dataset_metric(dataset)));
     if (fgmm_dataset_rows(dataset) < 1)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: no rows", fgmm_dataset_name(dataset));
     if (k < 1)

@@ -28,6 +28,8 @@ fgmm_status fgmm__assigner_host_rows(fgmm_assigner *assigner, const void **rows)
 /* How many of the first labels of row i count under the threshold: at least one. */
 int32_t fgmm__assigner_kept(const fgmm_assigner *assigner, int64_t i, double tau);
 
+/* Local: refuses lists for one metric from a model of another: ip takes a model of l2. */
+fgmm_status fgmm__check_metric(fgmm_metric fitted, fgmm_metric wanted);
 /* Local: refuses a model that does not fit the data (dimension, metric) or cannot be used for lists. */
 fgmm_status fgmm__check_model(const fgmm_dataset *dataset, const fgmm_model *model);
 

@@ -80,10 +80,7 @@ static fgmm_status put_model(hid_t file, const fgmm_model *model)
     float *centroids = NULL;
     hid_t group = H5I_INVALID_HID;
     hsize_t shape[2] = {(hsize_t)fgmm_model_k(model), (hsize_t)fgmm_model_dim(model)};
-    const double *means = fgmm_model_means(model);
-    FGMM_ALLOC(centroids, shape[0] * shape[1], "centroids");
-    for (size_t i = 0; i < shape[0] * shape[1]; i++)
-        centroids[i] = (float)means[i];
+    FGMM_TRY(fgmm__model_centroids(model, &centroids));
     FGMM_TRY(fgmm__h5_write(file, "centroids", H5T_NATIVE_FLOAT, 2, shape, centroids));
     FGMM_TRY(fgmm__h5_group(file, "model", &group));
     FGMM_TRY(fgmm__model_put(model, (int64_t)group));

@@ -141,3 +141,14 @@ double fgmm_model_log_likelihood(const fgmm_model *model)
 {
     return model->log_likelihood;
 }
+
+fgmm_status fgmm__model_centroids(const fgmm_model *model, float **out)
+{
+    fgmm_status status = FGMM_OK;
+    size_t values = (size_t)model->k * (size_t)model->dim;
+    FGMM_ALLOC(*out, values, "centroids");
+    for (size_t i = 0; i < values; i++)
+        (*out)[i] = (float)model->means[i];
+cleanup:
+    return status;
+}

@@ -39,6 +39,9 @@ fgmm_status fgmm__model_push_history(fgmm_model *model, double log_likelihood, d
 /* Free parameters (for bic and aic): as scikit-learn counts them. */
 double fgmm__model_parameters(const fgmm_model *model);
 
+/* [k][dim] means rounded to floats, as indexes hold them; malloc'd into *out. */
+fgmm_status fgmm__model_centroids(const fgmm_model *model, float **out);
+
 /* model_file.c: the model's groups and attributes inside an open HDF5 file or group (hid_t as int64_t),
  * shared by model files, checkpoints and indexes. `name` is the file's, for messages. */
 fgmm_status fgmm__model_put(const fgmm_model *model, int64_t group);
