@@ -49,8 +49,16 @@ fgmm_status fgmm_assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
  *   tau      and every component with a responsibility of tau or more, at most max_lists in all
  *   soar     and the list of least d_j + lambda ((x-c_1).(x-c_j))^2 / d_1
  *   closure  and, from near to far, every list with d_j at most (1+epsilon)^2 times the nearest's, but one
- *            whose centroid is nearer to that of a list already taken than to the row; at most max_lists */
-typedef enum { FGMM_ASSIGN_HARD, FGMM_ASSIGN_TAU, FGMM_ASSIGN_SOAR, FGMM_ASSIGN_CLOSURE } fgmm_assign_rule;
+ *            whose centroid is nearer to that of a list already taken than to the row; at most max_lists
+ *   need     and the lists where a search looks first that starts from the rows that have this one among
+ *            their nearest; takes a replication; at most max_lists */
+typedef enum {
+    FGMM_ASSIGN_HARD,
+    FGMM_ASSIGN_TAU,
+    FGMM_ASSIGN_SOAR,
+    FGMM_ASSIGN_CLOSURE,
+    FGMM_ASSIGN_NEED
+} fgmm_assign_rule;
 
 typedef struct {
     fgmm_assign_rule rule;
@@ -58,10 +66,11 @@ typedef struct {
     double lambda;      /* 0.5 */
     double epsilon;     /* < 0: 0.1 */
     double replication; /* 0: as tau and epsilon say, with soar two lists a row. R >= 1: finds the tau, the
-                           epsilon or the rows that soar gives a second list (those with the least score over
-                           |x-c_1|^2), so that the lists hold as many postings as do not exceed R times the
-                           rows */
+                           epsilon, the rows that soar gives a second list (those with the least score over
+                           |x-c_1|^2) or the copies that are needed most, so that the lists hold as many
+                           postings as do not exceed R times the rows */
     int32_t max_lists;  /* 8 */
+    int32_t neighbors;  /* need: how many of its nearest rows a row needs; 10 */
     int store_vectors;  /* 1 */
     const char *ids;    /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
                            each of one row alone; NULL: row numbers */
@@ -73,7 +82,7 @@ typedef struct {
 
 typedef struct {
     int64_t postings;
-    double tau, epsilon, soar_limit; /* of the rule, as given or as found for the replication */
+    double tau, epsilon, soar_limit, least_gain; /* of the rule, as given or as found for the replication */
     int64_t looked_all; /* rows whose further lists took all centroids, not the nearest few alone */
     int64_t list_min, list_median, list_p99, list_max; /* postings a list */
     int64_t windows, rounds; /* passes over the rows to write them; rounds of the exchange */

@@ -6,18 +6,17 @@
 #include "base/status.h"
 #include "cmd/resources.h"
 #include "ivf/ivf.h"
+#include "ivf/rules.h"
 
 static const char usage[] = "[mpirun -n R] fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
 static const char description[] =
     "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
 
-enum { RULE_NEED = FGMM_ASSIGN_CLOSURE + 1 };
-
 /* Minus infinity, which nobody can type: not given. */
 static const char *output, *ids;
 static int rule = FGMM_ASSIGN_HARD, vectors = 0, metric = -1;
 static double tau = -INFINITY, lambda = -INFINITY, epsilon = -INFINITY, replication = -INFINITY;
-static int64_t max_lists = 8, window_bytes, exchange_bytes;
+static int64_t max_lists = 8, neighbors, window_bytes, exchange_bytes;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
@@ -26,17 +25,22 @@ static const fgmm_option table[] = {
      "hard: the most likely component (k-means: the nearest centroid); the others add to that: tau every "
      "component with responsibility T or more; soar the list whose residual is small and at right angles to "
      "the first's; closure the nearest lists, but those nearer to a list already taken than to the row; need "
-     "is not part of this version (hard)"},
+     "the lists that a search probes first which starts from rows that have this one among their nearest: "
+     "looks for the nearest rows of all rows, in hard lists that take as much room beside INDEX.h5 meanwhile "
+     "(hard)"},
     {"--tau", FGMM_OPT_REAL, &tau, "T", "least responsibility of --assign tau (1/K)"},
     {"--lambda", FGMM_OPT_REAL, &lambda, "L",
      "weight of --assign soar's term for parallel residuals: the second list has the least |x-c|^2 + L "
      "((x-c1).(x-c))^2/|x-c1|^2; 0 takes the second nearest (0.5; SOAR's authors use 1 to 1.5)"},
     {"--epsilon", FGMM_OPT_REAL, &epsilon, "E",
      "--assign closure takes lists at most 1+E times as far as the nearest (0.1)"},
-    {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row of --assign tau and closure (8)"},
+    {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M",
+     "most lists a row of --assign tau, closure and need (8)"},
     {"--replication", FGMM_OPT_REAL, &replication, "R",
-     "choose T, E, or the rows that soar gives a second list, so that the lists hold up to R times the rows; "
-     "takes 12 bytes of memory for each posting to choose from, at most M a row"},
+     "choose T, E, the rows that soar gives a second list, or the copies of need, so that the lists hold up "
+     "to R times the rows; takes 12 bytes of memory for each posting to choose from, at most M a row"},
+    {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N",
+     "--assign need: nearest rows that a row needs; takes 8 N + 128 bytes of memory a row (10)"},
     {"--ids", FGMM_OPT_TEXT, &ids, "FILE",
      "your own ids, one a row, each different and none negative: .npy ('<i8') or .i64bin (u32 rows, u32 1, "
      "then i64) (row numbers)"},
@@ -55,14 +59,13 @@ static const fgmm_option table[] = {
 /* A number that was given must not be below its least, and belongs to one rule. */
 static fgmm_status check_number(const char *name, double value, double least, int its_rule)
 {
-    static const char *const rules[] = {"hard", "tau", "soar", "closure"};
     if (value == -INFINITY)
         return FGMM_OK;
     if (value < least)
         return fgmm__fail(FGMM_ERR_INPUT, "%s %g: must be %g or more", name, value, least);
     if (its_rule >= 0 && rule != its_rule)
         return fgmm__fail(FGMM_ERR_INPUT, "%s belongs to --assign %s: give both or neither", name,
-                          rules[its_rule]);
+                          fgmm__rule_name((fgmm_assign_rule)its_rule));
     return FGMM_OK;
 }
 
@@ -73,14 +76,14 @@ static fgmm_status check(int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs data and a model: %s", usage);
     if (output == NULL)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs -o INDEX.h5");
-    if (rule == RULE_NEED)
-        FGMM_FAIL(FGMM_ERR_INPUT,
-                  "--assign need is not part of this version; hard, tau, soar and closure are");
     if (max_lists < 1 || max_lists > 64)
         FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %lld: must be 1 to 64", (long long)max_lists);
     FGMM_TRY(check_number("--tau", tau, 0, -1)); /* hard lists ignore it */
     FGMM_TRY(check_number("--lambda", lambda, 0, FGMM_ASSIGN_SOAR));
     FGMM_TRY(check_number("--epsilon", epsilon, 0, FGMM_ASSIGN_CLOSURE));
+    FGMM_TRY(check_number("--neighbors", neighbors > 0 ? (double)neighbors : -INFINITY, 1, FGMM_ASSIGN_NEED));
+    if (neighbors > INT32_MAX)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
     FGMM_TRY(check_number("--replication", replication, 1, -1));
     FGMM_TRY(fgmm__cmd_check_output(output));
 cleanup:
@@ -99,6 +102,8 @@ static fgmm_build_options options_given(void)
     if (replication >= 0)
         options.replication = replication;
     options.max_lists = (int32_t)max_lists;
+    if (neighbors > 0)
+        options.neighbors = (int32_t)neighbors;
     options.store_vectors = vectors == 0;
     options.ids = ids;
     options.resources = fgmm__cmd_resources(&resources);
@@ -130,6 +135,8 @@ static void print_replication(const fgmm_build_report *r, int64_t n_rows)
         printf("epsilon %.17g\n", r->epsilon);
     else if (rule == FGMM_ASSIGN_CLOSURE)
         printf("no further lists\n");
+    else if (rule == FGMM_ASSIGN_NEED)
+        printf("copies that gain %g or more\n", r->least_gain);
     else
         printf("second lists for %.4f of the rows\n", reached - 1);
 }
@@ -164,6 +171,8 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
         cJSON_AddNumberToObject(event, "tau", r->tau);
     if (rule == FGMM_ASSIGN_CLOSURE)
         cJSON_AddNumberToObject(event, "epsilon", r->epsilon);
+    if (rule == FGMM_ASSIGN_NEED && isfinite(r->least_gain))
+        cJSON_AddNumberToObject(event, "least_gain", r->least_gain);
     cJSON_AddNumberToObject(event, "list_min", (double)r->list_min);
     cJSON_AddNumberToObject(event, "list_median", (double)r->list_median);
     cJSON_AddNumberToObject(event, "list_p99", (double)r->list_p99);

@@ -15,6 +15,7 @@
 #include "io/ids.h"
 #include "ivf/assign.h"
 #include "ivf/exchange.h"
+#include "ivf/graph.h"
 #include "ivf/index.h"
 #include "ivf/rules.h"
 
@@ -36,6 +37,7 @@ struct build {
     fgmm_workplace place;
     int32_t k;
     fgmm_rule rule;
+    fgmm_graph *graph; /* of --assign need */
     bool multi;
     fgmm_ids *user_ids; /* NULL: row numbers */
     size_t row_bytes;   /* 0: vectors are not stored */
@@ -67,6 +69,7 @@ void fgmm_build_defaults(fgmm_build_options *options)
                                     .lambda = 0.5,
                                     .epsilon = -1,
                                     .max_lists = 8,
+                                    .neighbors = 10,
                                     .store_vectors = 1};
 }
 
@@ -98,11 +101,14 @@ static fgmm_status assign(struct build *b)
 {
     fgmm_status status = FGMM_OK;
     FGMM_TRY(fgmm__rule_apply(&b->rule, &b->place, b->model, &b->labels));
+    fgmm__graph_destroy(b->graph);
+    b->graph = NULL;
     for (int64_t i = 0; i < b->labels->n; i++)
         b->counts[b->labels->lists[i]]++;
     b->report.tau = b->rule.tau;
     b->report.epsilon = b->rule.epsilon;
     b->report.soar_limit = b->rule.soar_limit;
+    b->report.least_gain = b->rule.least_gain;
     b->report.looked_all = b->rule.looked_all;
 cleanup:
     return status;
@@ -341,6 +347,7 @@ static void release(struct build *b)
     fgmm__index_abandon(b->writer);
     fgmm__exchange_destroy(b->exchange);
     fgmm__labels_destroy(b->labels);
+    fgmm__graph_destroy(b->graph);
     fgmm__workplace_close(&b->place);
     fgmm__ids_close(b->user_ids);
     free(b->tile_ids);
@@ -362,6 +369,9 @@ fgmm_status fgmm__build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
     struct build b = {.comm = comm, .dataset = dataset, .model = model, .options = options};
     double start = fgmm__seconds();
     FGMM_TRY(fgmm__comm_agree(comm, check(&b)));
+    if (b.rule.rule == FGMM_ASSIGN_NEED)
+        FGMM_TRY(fgmm__graph_create(comm, dataset, model, path, options, &b.graph));
+    b.rule.graph = b.graph;
     FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model), b.k,
                                   started, &b.place));
     FGMM_TRY(assign(&b));

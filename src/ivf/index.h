@@ -1,7 +1,8 @@
 /* The index file: how it lies on disk, writing it from all ranks, reading it list by list.
  *
  *   attributes    format="fgmm-ivf", version, metric, dtype, n_rows, n_postings, assign, tau, max_lists,
- *                 id_source (rows or user); soar: lambda, soar_limit; closure: epsilon
+ *                 id_source (rows or user); soar: lambda, soar_limit; closure: epsilon;
+ *                 need: neighbors, least_gain
  *   centroids     f32 [K][D]
  *   list_offsets  u64 [K+1]     list j holds postings list_offsets[j] .. list_offsets[j+1]-1, by row
  *   list_hashes   u64 [K]       with vectors: sum over the list (mod 2^64) of xxh3(row's bytes, seed =

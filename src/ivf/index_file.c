@@ -70,6 +70,10 @@ static fgmm_status put_attributes(hid_t file, const fgmm_index_layout *layout)
     }
     if (rule->rule == FGMM_ASSIGN_CLOSURE)
         FGMM_TRY(fgmm__h5_put_f64(file, "epsilon", rule->epsilon));
+    if (rule->rule == FGMM_ASSIGN_NEED) {
+        FGMM_TRY(fgmm__h5_put_i64(file, "neighbors", rule->neighbors));
+        FGMM_TRY(fgmm__h5_put_f64(file, "least_gain", rule->least_gain));
+    }
 cleanup:
     return status;
 }

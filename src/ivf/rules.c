@@ -7,11 +7,12 @@
 #include "base/log.h"
 #include "io/reader.h"
 #include "ivf/assign.h"
+#include "ivf/need.h"
 #include "ivf/spill.h"
 
 const char *fgmm__rule_name(fgmm_assign_rule rule)
 {
-    static const char *const names[] = {"hard", "tau", "soar", "closure"};
+    static const char *const names[] = {"hard", "tau", "soar", "closure", "need"};
     return names[rule];
 }
 
@@ -23,8 +24,8 @@ static fgmm_status check_replication(const fgmm_build_options *options)
     double most = options->rule == FGMM_ASSIGN_SOAR ? 2 : options->max_lists;
     if (options->rule == FGMM_ASSIGN_HARD)
         FGMM_FAIL(FGMM_ERR_INPUT,
-                  "--replication %g: hard lists hold each row once; give --assign tau, soar or "
-                  "closure with it",
+                  "--replication %g: hard lists hold each row once; give --assign tau, soar, closure or "
+                  "need with it",
                   options->replication);
     if (!(options->replication >= 1 && options->replication <= most))
         FGMM_FAIL(FGMM_ERR_INPUT, "--replication %g: must be 1 to %g (%s)", options->replication, most,
@@ -39,7 +40,7 @@ cleanup:
 
 fgmm_status fgmm__rule_create(const fgmm_build_options *options, int32_t k, fgmm_rule *out)
 {
-    enum { DEFAULT_EPSILON_PERCENT = 10 };
+    enum { DEFAULT_EPSILON_PERCENT = 10, MOST_NEIGHBORS = 1000 };
     fgmm_status status = FGMM_OK;
     *out = (fgmm_rule){.rule = options->rule,
                        .tau = options->tau < 0 ? 1.0 / k : options->tau,
@@ -47,6 +48,8 @@ fgmm_status fgmm__rule_create(const fgmm_build_options *options, int32_t k, fgmm
                        .epsilon = options->epsilon < 0 ? DEFAULT_EPSILON_PERCENT / 100.0 : options->epsilon,
                        .soar_limit = INFINITY,
                        .max_lists = options->max_lists,
+                       .neighbors = options->neighbors,
+                       .window_bytes = options->window_bytes,
                        .replication = options->replication};
     if (!(out->tau <= 1))
         FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", out->tau);
@@ -58,6 +61,11 @@ fgmm_status fgmm__rule_create(const fgmm_build_options *options, int32_t k, fgmm
         FGMM_FAIL(FGMM_ERR_INPUT, "--epsilon %g: must be 0 or more", out->epsilon);
     if (options->replication != 0)
         FGMM_TRY(check_replication(options));
+    if (options->rule == FGMM_ASSIGN_NEED && options->replication == 0)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "--assign need copies as many rows as there is room for: give --replication");
+    if (options->neighbors < 1 || options->neighbors > MOST_NEIGHBORS)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %d: must be 1 to %d", options->neighbors, MOST_NEIGHBORS);
     if (options->rule == FGMM_ASSIGN_HARD)
         out->max_lists = 1;
     else if (options->rule == FGMM_ASSIGN_SOAR)
@@ -260,6 +268,28 @@ cleanup:
     return status;
 }
 
+/* ---- need: the lists of the rows that look for a row ---- */
+
+static fgmm_status assign_needed(const fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
+                                 fgmm_labels *labels)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_rule hard = {.rule = FGMM_ASSIGN_HARD, .max_lists = 1};
+    fgmm_labels *first = NULL;
+    status = fgmm__labels_create(fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard), false,
+                                 false, &first);
+    if (status == FGMM_OK)
+        status = assign_likely(&hard, place, model, first);
+    if (status != FGMM_OK)
+        fgmm__comm_announce_failure(place->comm);
+    FGMM_TRY(fgmm__comm_agree(place->comm, status));
+    FGMM_TRY(fgmm__need_assign(place, rule->graph, first->lists, fgmm_model_k(model), rule->max_lists,
+                               rule->window_bytes, labels));
+cleanup:
+    fgmm__labels_destroy(first);
+    return status;
+}
+
 /* ---- a rule and its replication ---- */
 
 /* ratio, exhaustive: of closure, see fgmm_spill. */
@@ -269,12 +299,15 @@ static fgmm_status assign(fgmm_rule *rule, fgmm_workplace *place, const fgmm_mod
     fgmm_status status = FGMM_OK;
     int64_t rows = fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard);
     bool by_geometry = rule->rule == FGMM_ASSIGN_SOAR || rule->rule == FGMM_ASSIGN_CLOSURE,
-         twice = by_geometry && fgmm_model_algorithm(model) != FGMM_KMEANS;
+         twice =
+             rule->rule == FGMM_ASSIGN_NEED || (by_geometry && fgmm_model_algorithm(model) != FGMM_KMEANS);
     *known = INFINITY;
     fgmm__progress_begin("assign", "rows", twice ? 2 * rows : rows);
     FGMM_TRY(fgmm__labels_create(rows, fgmm__rule_is_multi(rule), rule->replication > 0, out));
     if (by_geometry)
         FGMM_TRY(assign_spilled(rule, place, model, ratio, exhaustive, *out, known));
+    else if (rule->rule == FGMM_ASSIGN_NEED)
+        FGMM_TRY(assign_needed(rule, place, model, *out));
     else
         FGMM_TRY(assign_likely(rule, place, model, *out));
 cleanup:
@@ -294,6 +327,9 @@ static void name_limit(fgmm_rule *rule, double limit)
         rule->epsilon = limit < 0 ? -1 : sqrt(limit) - 1;
         while ((1 + rule->epsilon) * (1 + rule->epsilon) < limit) /* the root was rounded down */
             rule->epsilon = nextafter(rule->epsilon, INFINITY);
+    } else if (rule->rule == FGMM_ASSIGN_NEED) {
+        rule->least_gain =
+            limit < 0 ? INFINITY : floor(1 / limit * (1 + 0x1p-40)); /* of a rounded quotient */
     } else {
         rule->soar_limit = limit;
     }

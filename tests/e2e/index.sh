@@ -23,7 +23,7 @@ for ranks in 2 3; do
 done
 
 # ---- the other rules: as many postings as asked for, the hard lists among them, and the same bytes on 3 ranks ----
-for rule in soar closure tau; do
+for rule in soar closure tau need; do
     "$FGMM" build "$data" model.h5 -o $rule-15.h5 --assign $rule --replication 1.5 >out
     grep -q '^postings *1\(5000\|49[89].\) ' out && grep -q '^replication *1\.' out || fail "$rule: not 1.5 lists a row: $(cat out)"
     on 3 build "$data" model.h5 -o other.h5 --assign $rule --replication 1.5 --residency stream --tile-rows 1k >/dev/null
@@ -87,7 +87,7 @@ cmp centroid.h5 posterior.h5 || fail "a k-means index has two probing orders"
 "$FGMM" export hard.h5 --to faiss -o hard.faiss >/dev/null
 "$FGMM" export hard.h5 --to faiss -o disk.faiss --ondisk >/dev/null
 "$FGMM" export tau.h5 --to faiss -o primary.faiss --primary-only >/dev/null 2>err
-for rule in soar closure; do
+for rule in soar closure need; do
     "$FGMM" export $rule-15.h5 --to faiss -o other.faiss --primary-only >/dev/null 2>err
     cmp hard.faiss other.faiss || fail "the first lists of the $rule index are not the hard lists"
 done
@@ -145,7 +145,8 @@ printf '\x01\x00\x00\x00\x02\x00\x00\x00aaaabbbb' >narrow.fbin
 refused 2 'needs data and a model' build "$data" -o refused.h5
 refused 2 'dimension' build narrow.fbin model.h5 -o refused.h5
 refused 2 'metric' build "$data" cosine.h5 --metric l2 -o refused.h5
-refused 2 'not part of this version' build "$data" model.h5 --assign need -o refused.h5
+refused 2 'give --replication' build "$data" model.h5 --assign need -o refused.h5
+refused 2 'belongs to --assign need' build "$data" model.h5 --assign soar --neighbors 5 -o refused.h5
 refused 2 'hard lists hold each row once' build "$data" model.h5 --replication 2 -o refused.h5
 refused 2 'must be 1 to 2' build "$data" model.h5 --assign soar --replication 2.5 -o refused.h5
 refused 2 'leave --tau out' build "$data" model.h5 --assign tau --tau 0.1 --replication 1.5 -o refused.h5

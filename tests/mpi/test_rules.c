@@ -19,7 +19,7 @@
 #include "support/lists.h"
 
 /* More lists than a backend names as the nearest. */
-enum { ROWS = 4500, K = 150, DIM = 12, MOST = 5 };
+enum { ROWS = 5000, K = 150, DIM = 12, MOST = 5 };
 
 static fgmm_comm *comm, *alone; /* all ranks; this one */
 static int rank, size;
@@ -127,18 +127,26 @@ static void plain_closure(plain_rows *plain, int64_t i, const double *distance, 
     }
 }
 
-/* parameter: lambda, or the square of 1 + epsilon. */
-static plain_rows *make_plain(fgmm_assign_rule rule, double parameter)
+/* Every row in its first list. */
+static plain_rows *make_plain_first(void)
 {
     plain_rows *plain = calloc(1, sizeof *plain);
     double unused = 1;
+    for (int64_t i = 0; i < ROWS; i++)
+        plain->count[i] = fgmm_test_lists_of(&clusters, i, 1, 1, plain->lists[i], &unused);
+    return plain;
+}
+
+/* parameter: lambda, or the square of 1 + epsilon. */
+static plain_rows *make_plain(fgmm_assign_rule rule, double parameter)
+{
+    plain_rows *plain = make_plain_first();
     for (int64_t i = 0; i < ROWS; i++) {
         double x[DIM], distance[K];
         for (int32_t d = 0; d < DIM; d++)
             x[d] = clusters.rows[i * DIM + d];
         for (int32_t j = 0; j < K; j++)
             distance[j] = between(x, mean_of(j));
-        plain->count[i] = fgmm_test_lists_of(&clusters, i, 1, 1, plain->lists[i], &unused);
         if (rule == FGMM_ASSIGN_SOAR)
             plain_soar(plain, i, x, distance, parameter);
         else if (rule == FGMM_ASSIGN_CLOSURE)
@@ -154,6 +162,102 @@ static plain_rows *make_plain_tau(double tau)
     for (int64_t i = 0; i < ROWS; i++)
         plain->count[i] = fgmm_test_lists_of(&clusters, i, tau, MOST, plain->lists[i], &margin);
     return plain;
+}
+
+/* ---- need, plainly: all rows of the 24 nearest lists are gone through, and gains are sums of shares ---- */
+
+enum { SEARCHED = 24, REMEMBERED = 32 };
+
+typedef struct {
+    double distance;
+    int64_t number;
+} numbered;
+
+static int by_distance(const void *a, const void *b)
+{
+    const numbered *x = a, *y = b;
+    if (x->distance != y->distance)
+        return x->distance < y->distance ? -1 : 1;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+/* lists: [K], by the distance of their centroids to row i. */
+static void order_lists(int64_t i, numbered *lists)
+{
+    double x[DIM];
+    for (int32_t d = 0; d < DIM; d++)
+        x[d] = clusters.rows[i * DIM + d];
+    for (int32_t j = 0; j < K; j++)
+        lists[j] = (numbered){between(x, mean_of(j)), j};
+    qsort(lists, K, sizeof *lists, by_distance);
+}
+
+/* The other rows in the first lists of row i, from near to far; returns how many. */
+static int64_t order_rows(const plain_rows *plain, int64_t i, const numbered *lists, numbered *rows)
+{
+    bool looked[K] = {false};
+    int64_t n = 0;
+    for (int32_t s = 0; s < SEARCHED; s++)
+        looked[lists[s].number] = true;
+    for (int64_t other = 0; other < ROWS; other++)
+        if (other != i && looked[plain->lists[other][0]]) {
+            double sum = 0;
+            for (int32_t d = 0; d < DIM; d++) {
+                double difference =
+                    (double)clusters.rows[i * DIM + d] - (double)clusters.rows[other * DIM + d];
+                sum += difference * difference;
+            }
+            rows[n++] = (numbered){sum, other};
+        }
+    qsort(rows, (size_t)n, sizeof *rows, by_distance);
+    return n;
+}
+
+/* serves[i][j]: how list j serves row i. */
+static void plain_copies(plain_rows *plain, int64_t i, double (*serves)[K], const int32_t *needers, int64_t n)
+{
+    double *served = calloc((size_t)n + 1, sizeof *served), golden = (double)0x1p-53;
+    uint64_t spread = (uint64_t)i * UINT64_C(0x9E3779B97F4A7C15) >> 11;
+    for (int64_t y = 0; y < n; y++)
+        served[y] = serves[needers[y]][plain->lists[i][0]];
+    while (plain->count[i] < MOST) {
+        int32_t best = 0;
+        double gains[K] = {0};
+        for (int32_t j = 0; j < K; j++) {
+            for (int64_t y = 0; y < n; y++)
+                gains[j] += fmax(0, serves[needers[y]][j] - served[y]);
+            if (gains[j] > gains[best])
+                best = j;
+        }
+        if (gains[best] == 0)
+            break;
+        add_list(plain, i, best, -(gains[best] * REMEMBERED + (double)spread * golden));
+        for (int64_t y = 0; y < n; y++)
+            served[y] = fmax(served[y], serves[needers[y]][best]);
+    }
+    free(served);
+}
+
+static void plain_need(plain_rows *plain, int32_t neighbors)
+{
+    double(*serves)[K] = calloc(ROWS, sizeof *serves);
+    int32_t(*needers)[ROWS] = calloc(ROWS, sizeof *needers);
+    int64_t *count = calloc(ROWS, sizeof *count);
+    numbered *rows = calloc(ROWS, sizeof *rows), lists[K];
+    for (int64_t i = 0; i < ROWS; i++) {
+        order_lists(i, lists);
+        for (int32_t r = 0; r < K; r++)
+            serves[i][lists[r].number] = fmax(0, 1 - r / (double)REMEMBERED);
+        int64_t n = order_rows(plain, i, lists, rows);
+        for (int64_t c = 0; c < n && c < neighbors; c++)
+            needers[rows[c].number][count[rows[c].number]++] = (int32_t)i;
+    }
+    for (int64_t i = 0; i < ROWS; i++)
+        plain_copies(plain, i, serves, needers[i], count[i]);
+    free(serves);
+    free(needers);
+    free(count);
+    free(rows);
 }
 
 static int by_value(const void *a, const void *b)
@@ -230,6 +334,8 @@ static bool lists_are(fgmm_build_options options, const plain_rows *plain, fgmm_
     tight.resources.tile_rows = 1024;
     tight.resources.threads = 2;
     tight.exchange_bytes = 3000;
+    if (options.rule == FGMM_ASSIGN_NEED)
+        tight.window_bytes = 100000;
     bool fine = build(comm, path, &options, report) && (plain == NULL || index_is(path, plain, NULL));
     fine = on_all_ranks(fine) && build(alone, mine, &tight, NULL) && same_bytes(path, mine);
     fine = on_all_ranks(fine);
@@ -304,6 +410,33 @@ static void a_replication_keeps_the_least_keys_of_soar_and_closure(void **state)
             clusters.model->algorithm = FGMM_GMM;
             assert_true(on_all_ranks(fine));
         }
+}
+
+static void need_copies_rows_to_where_those_near_them_look(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t neighbors;
+        double replication;
+    } cases[] = {{10, 1.5}, {10, 1}, {25, 2.5}, {1, 3}};
+    for (int i = 0; i < 4; i++) {
+        clusters.model->algorithm = i % 2 == 0 ? FGMM_GMM : FGMM_KMEANS;
+        fgmm_build_options options = options_of(FGMM_ASSIGN_NEED);
+        options.neighbors = cases[i].neighbors;
+        options.replication = cases[i].replication;
+        fgmm_build_report report;
+        plain_rows *plain = make_plain_first();
+        plain_need(plain, options.neighbors);
+        plain_replicate(plain, options.replication);
+        int64_t allowed = (int64_t)(options.replication * ROWS);
+        bool fine = lists_are(options, plain, &report) && report.postings <= allowed;
+        /* One neighbour gives little to choose from. */
+        fine = fine && (report.postings > allowed - 5 || options.neighbors == 1);
+        fine = fine && (options.replication == 1 ? isinf(report.least_gain) : report.least_gain >= 1);
+        free(plain);
+        clusters.model->algorithm = FGMM_GMM;
+        assert_true(on_all_ranks(fine));
+    }
 }
 
 static void a_replication_finds_tau(void **state)
@@ -435,6 +568,15 @@ static void parameters_out_of_range_are_refused(void **state)
     options.replication = 1.5;
     options.tau = 0.1;
     assert_true(refused(&options, "--tau"));
+    options = options_of(FGMM_ASSIGN_NEED);
+    assert_true(refused(&options, "--replication"));
+    options.replication = 1.5;
+    options.neighbors = 0;
+    assert_true(refused(&options, "--neighbors"));
+    options.neighbors = 1000;
+    options.resources.tile_rows = 1024;
+    options.resources.host_memory_bytes = 9500000;
+    assert_true(refused(&options, "--neighbors"));
 }
 
 static void ids_that_do_not_fit_are_refused(void **state)
@@ -478,6 +620,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(soar_takes_the_list_of_least_score),
         cmocka_unit_test(closure_takes_near_lists_apart_from_each_other),
         cmocka_unit_test(a_replication_keeps_the_least_keys_of_soar_and_closure),
+        cmocka_unit_test(need_copies_rows_to_where_those_near_them_look),
         cmocka_unit_test(a_replication_finds_tau),
         cmocka_unit_test(more_than_there_is_to_choose_from_takes_it_all),
         cmocka_unit_test(the_users_ids_are_stored_in_the_order_of_rows),
