@@ -15,6 +15,8 @@ typedef struct fgmm_dataset fgmm_dataset;
 typedef struct {
     int64_t row_begin, row_end; /* --rows A:B of the concatenated array; row_end < 0: to the end */
     fgmm_metric metric; /* FGMM_COSINE: rows are returned as f32 of unit length (a zero row stays zero) */
+    int dot_as_l2;      /* 1: files that say they are for the inner product are taken under FGMM_L2, too: for
+                           fitting      and assigning, which know no inner product */
 } fgmm_dataset_options;
 
 /* Local: every rank opens the same sources by itself. `sources` are file names, folders, quoted globs,

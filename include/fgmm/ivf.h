@@ -92,8 +92,9 @@ typedef struct {
 } fgmm_build_report;
 
 void fgmm_build_defaults(fgmm_build_options *options);
-/* Collective. Writes the index at `path` when it is whole. report may be NULL. A stop request leaves nothing
- * and is FGMM_ERR_RUNTIME: there is no checkpoint to go on from. */
+/* Collective. Writes the index at `path` when it is whole; searches are by the dataset's metric: FGMM_IP
+ * takes a model of FGMM_L2. report may be NULL. A stop request leaves nothing and is FGMM_ERR_RUNTIME: there
+ * is no checkpoint to go on from. */
 fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
                        const char *path, const fgmm_build_options *options, fgmm_build_report *report);
 
@@ -119,15 +120,16 @@ typedef struct {
 } fgmm_search_report;
 
 /* Collective: queries are dealt to the ranks; ids and distances ([n][k], -1 and inf where fewer, squared L2
- * ascending, ties to the smaller id) are whole on every rank. queries: [n][dim] float on every rank (cosine:
- * of unit length). report may be NULL. A list whose vectors do not match their hash is FGMM_ERR_INPUT. */
+ * ascending, ties to the smaller id; of an index for FGMM_IP inner products descending, -inf where fewer) are
+ * whole on every rank. queries: [n][dim] float on every rank (cosine: of unit length). report may be NULL. A
+ * list whose vectors do not match their hash is FGMM_ERR_INPUT. */
 fgmm_status fgmm_search(fgmm_comm *comm, const fgmm_index *index, const float *queries, int64_t n, int32_t k,
                         int32_t nprobe, fgmm_backend_kind backend, int threads, int64_t *ids,
                         float *distances, fgmm_search_report *report);
 
 /* Collective: the k nearest rows of each query among all rows of the dataset, exact (distances in float64),
- * ties to the smaller id. queries: [n][dim] float on every rank; ids, distances: [n][k], whole on every rank.
- * k at most the number of rows. */
+ * ties to the smaller id; distances as fgmm_search has them, by the dataset's metric. queries: [n][dim] float
+ * on every rank; ids, distances: [n][k], whole on every rank. k at most the number of rows. */
 fgmm_status fgmm_groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
                              int32_t k, const fgmm_resources *resources, int64_t *ids, float *distances);
 

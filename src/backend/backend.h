@@ -16,10 +16,10 @@ enum { FGMM_MASS_BITS = 20 };
 
 /* One pair of query and row found by `neighbors`. */
 typedef struct {
-    int32_t query; /* index into the queries of this call */
-    int32_t row;   /* index into the rows of this call */
-    double
-        distance; /* squared L2, from the stored values in float64, terms added in the order of dimensions */
+    int32_t query;   /* index into the queries of this call */
+    int32_t row;     /* index into the rows of this call */
+    double distance; /* squared L2 (products_begin: minus the inner product), from the stored values in
+                        float64, terms added in the order of dimensions */
 } fgmm_hit;
 
 typedef struct {
@@ -53,6 +53,9 @@ typedef struct {
      * in any order; *n_hits may exceed capacity: then the first `capacity` are valid, and the caller comes
      * again with fewer rows. hit.query is an index into the subset. */
     fgmm_status (*queries_begin)(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
+    /* As queries_begin, but what `neighbors` compares with the bounds is then minus the inner product. NULL
+     * where the backend does not know it. */
+    fgmm_status (*products_begin)(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
     fgmm_status (*neighbors)(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
                              const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
                              fgmm_hit *hits, int64_t capacity, int64_t *n_hits);

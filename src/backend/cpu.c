@@ -53,5 +53,6 @@ const fgmm_backend_ops fgmm__backend_cpu = {
     .assign_begin = fgmm__cpu_assign_begin,
     .assign_tile = fgmm__cpu_assign_tile,
     .queries_begin = fgmm__cpu_queries_begin,
+    .products_begin = fgmm__cpu_products_begin,
     .neighbors = fgmm__cpu_neighbors,
 };

@@ -136,6 +136,7 @@ fgmm_status fgmm__cpu_assign_tile(fgmm_backend *backend, const fgmm_tile *tile, 
 void fgmm__cpu_assign_free(fgmm__cpu_backend *cpu);
 
 fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
+fgmm_status fgmm__cpu_products_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);
 fgmm_status fgmm__cpu_neighbors(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
                                 const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
                                 fgmm_hit *hits, int64_t capacity, int64_t *n_hits);

@@ -1,5 +1,5 @@
 /* All pairs of query and row within a distance: products in expanded form rule most pairs out, the rest is
- * computed exactly. */
+ * computed exactly. Where large inner products are asked for, minus the product stands for the distance. */
 #include "backend/cpu_backend.h"
 
 #include <cblas.h>
@@ -23,6 +23,7 @@ typedef struct {
 struct fgmm__cpu_queries {
     int64_t n;
     int32_t dim;
+    bool inner;            /* products instead of distances */
     double *values;        /* [n][dim] */
     double *norms;         /* [n] squared */
     double *subset_values; /* [subset_room][dim] */
@@ -49,7 +50,7 @@ void fgmm__cpu_queries_destroy(fgmm__cpu_queries *queries)
     free(queries);
 }
 
-fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim)
+static fgmm_status begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim, bool inner)
 {
     fgmm_status status = FGMM_OK;
     fgmm__cpu_backend *cpu = (fgmm__cpu_backend *)backend;
@@ -59,6 +60,7 @@ fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries,
     FGMM_ALLOC(q, 1, "queries");
     q->n = n;
     q->dim = dim;
+    q->inner = inner;
     q->threads = backend->threads;
     FGMM_ALLOC(q->values, (size_t)n * dim, "queries");
     FGMM_ALLOC(q->norms, n, "queries");
@@ -77,6 +79,16 @@ fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries,
 cleanup:
     fgmm__cpu_queries_destroy(q);
     return status;
+}
+
+fgmm_status fgmm__cpu_queries_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim)
+{
+    return begin(backend, queries, n, dim, false);
+}
+
+fgmm_status fgmm__cpu_products_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim)
+{
+    return begin(backend, queries, n, dim, true);
 }
 
 /* The queries of a call, side by side. */
@@ -118,9 +130,30 @@ static double ordered_distance(const double *a, const double *b, int32_t dim)
     return sum;
 }
 
-/* Where the expanded distance, less its error and that of the ordered sum, is within the bound. */
+static double ordered_product(const double *a, const double *b, int32_t dim)
+{
+    double sum = 0;
+    for (int32_t d = 0; d < dim; d++)
+        sum += a[d] * b[d];
+    return sum;
+}
+
+/* What a pair must not exceed, from its two norms and its product: share (|x|^2 + |q|^2) - factor x.q. */
+typedef struct {
+    double share, factor;
+} expanded;
+
+/* The expanded distance, less its error and that of the ordered sum: rounding of two norms, a product and the
+ * sum, relative to |x|^2 + |q|^2, which is at least twice |x||q|, generously. */
+static expanded expand(bool inner, int32_t dim)
+{
+    double growth = (dim + 16) * 0x1p-50;
+    return inner ? (expanded){-growth, 1} : (expanded){1 - growth, 2};
+}
+
+/* Where the expanded distance is within the bound. */
 FGMM_CLONES static int32_t find_within(const double *products, const double *norms, const double *bounds,
-                                       double norm, double growth, int32_t n, int32_t *found)
+                                       double norm, expanded form, int32_t n, int32_t *found)
 {
     enum { GROUP = 16 };
     int32_t count = 0;
@@ -129,12 +162,12 @@ FGMM_CLONES static int32_t find_within(const double *products, const double *nor
         int64_t any = 0;
 #pragma omp simd reduction(+ : any)
         for (int32_t i = j; i < end; i++)
-            any += (norm + norms[i]) * (1 - growth) - 2 * products[i] <= bounds[i];
+            any += (norm + norms[i]) * form.share - form.factor * products[i] <= bounds[i];
         if (any == 0)
             continue;
         for (int32_t i = j; i < end; i++) {
             found[count] = i;
-            count += (norm + norms[i]) * (1 - growth) - 2 * products[i] <= bounds[i];
+            count += (norm + norms[i]) * form.share - form.factor * products[i] <= bounds[i];
         }
     }
     return count;
@@ -144,6 +177,7 @@ FGMM_CLONES static int32_t find_within(const double *products, const double *nor
 typedef struct {
     const double *queries, *norms, *bounds; /* of the subset */
     int32_t n_queries, dim;
+    bool inner;
     fgmm_hit *hits;
     int64_t capacity, *n_hits;
 } search;
@@ -165,8 +199,7 @@ static void search_block(const search *s, scratch *w, int32_t first, int32_t n_r
 {
     int32_t dim = s->dim, found[QUERIES];
     fgmm_hit hits[QUERIES];
-    /* Rounding of two norms, a product and the ordered sum, relative to |x|^2 + |q|^2, generously. */
-    double growth = (dim + 16) * 0x1p-50;
+    expanded form = expand(s->inner, dim);
     for (int32_t i = 0; i < n_rows; i++)
         w->norms[i] = fgmm__cpu_norm2(w->rows + (size_t)i * dim, dim);
     for (int32_t begin = 0; begin < s->n_queries; begin += QUERIES) {
@@ -176,11 +209,12 @@ static void search_block(const search *s, scratch *w, int32_t first, int32_t n_r
                     w->products, QUERIES);
         for (int32_t i = 0; i < n_rows; i++) {
             int32_t candidates = find_within(w->products + (size_t)i * QUERIES, s->norms + begin,
-                                             s->bounds + begin, w->norms[i], growth, n, found);
+                                             s->bounds + begin, w->norms[i], form, n, found);
             int32_t n_hits = 0;
             for (int32_t j = 0; j < candidates; j++) {
+                const double *row = w->rows + (size_t)i * dim, *query = queries + (size_t)found[j] * dim;
                 double distance =
-                    ordered_distance(w->rows + (size_t)i * dim, queries + (size_t)found[j] * dim, dim);
+                    s->inner ? -ordered_product(row, query, dim) : ordered_distance(row, query, dim);
                 if (distance <= s->bounds[begin + found[j]])
                     hits[n_hits++] = (fgmm_hit){begin + found[j], first + i, distance};
             }
@@ -196,7 +230,12 @@ fgmm_status fgmm__cpu_neighbors(fgmm_backend *backend, const int32_t *subset, in
 {
     fgmm_status status = FGMM_OK;
     fgmm__cpu_queries *q = ((fgmm__cpu_backend *)backend)->queries;
-    search s = {.bounds = bounds, .dim = q->dim, .hits = hits, .capacity = capacity, .n_hits = n_hits};
+    search s = {.bounds = bounds,
+                .dim = q->dim,
+                .inner = q->inner,
+                .hits = hits,
+                .capacity = capacity,
+                .n_hits = n_hits};
     *n_hits = 0;
     s.n_queries = subset == NULL ? (int32_t)q->n : n_subset;
     FGMM_TRY(take_subset(q, subset, n_subset, &s.queries, &s.norms));

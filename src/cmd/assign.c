@@ -20,7 +20,8 @@ static const fgmm_option table[] = {
     {"-o,--output", FGMM_OPT_TEXT, &output, "OUT.h5", "where the assignments go"},
     {"--top", FGMM_OPT_COUNT, &top, "M", "components kept a row, 1 to 64 (1)"},
     {"--tau", FGMM_OPT_REAL, &tau, "T", "drop responsibilities below T; the first is always kept (0)"},
-    FGMM_METRIC_OPTION(metric, "the model's"),
+    {"--metric", FGMM_OPT_CHOICE, &metric, "l2|cosine|ip",
+     "cosine scales every row to unit length; ip is not for components (the model's)"},
     FGMM_RESOURCE_OPTIONS(resources),
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
@@ -28,13 +29,14 @@ static const fgmm_option table[] = {
 static fgmm_status open_inputs(const char **arguments, int n, fgmm_dataset **dataset, fgmm_model **model)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_dataset_options options = {.row_end = -1};
+    fgmm_dataset_options options = {.row_end = -1, .dot_as_l2 = 1};
     if (n < 2)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs data and a model: %s", usage);
     if (output == NULL)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs -o OUT.h5");
     if (top < 1 || top > 64)
         FGMM_FAIL(FGMM_ERR_INPUT, "--top %lld: must be 1 to 64", (long long)top);
+    FGMM_TRY(fgmm__cmd_refuse_ip(metric));
     FGMM_TRY(fgmm__cmd_check_output(output));
     FGMM_TRY(fgmm_model_read(arguments[n - 1], model));
     options.metric = metric < 0 ? fgmm_model_metric(*model) : (fgmm_metric)metric;

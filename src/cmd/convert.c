@@ -36,7 +36,7 @@ static fgmm_status open_input(const arguments *a, const char **sources, int n, f
                               fgmm_dtype *dtype)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_dataset_options options = {.row_end = -1, .metric = (fgmm_metric)a->metric};
+    fgmm_dataset_options options = {.row_end = -1, .metric = (fgmm_metric)a->metric, .dot_as_l2 = 1};
     if (n < 2)
         FGMM_FAIL(FGMM_ERR_INPUT, "an input and an output are needed; usage: %s", usage);
     FGMM_TRY(fgmm__cmd_check_output(sources[n - 1]));

@@ -11,6 +11,7 @@
 #include "base/event.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
+#include "cmd/resources.h"
 #include "fit/fit.h"
 #include "model/model.h"
 
@@ -39,7 +40,9 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--algorithm", FGMM_OPT_CHOICE, &a->algorithm, "gmm|kmeans", "what to fit (gmm)"},
         {"--covariance", FGMM_OPT_CHOICE, &a->covariance, "spherical|diag|tied|full",
          "shape of a component (spherical)"},
-        {"--metric", FGMM_OPT_CHOICE, &a->metric, "l2|cosine", "cosine scales every row to unit length (l2)"},
+        {"--metric", FGMM_OPT_CHOICE, &a->metric, "l2|cosine|ip",
+         "cosine scales every row to unit length; ip is for build and what follows, which take a model of l2 "
+         "(l2)"},
         {"--max-iter", FGMM_OPT_COUNT, &a->fit.max_iter, "N", "most iterations (100)"},
         {"--tol", FGMM_OPT_REAL, &a->fit.tol, "T",
          "stop when the mean log-likelihood a row changes by less than T nats; k-means: when the mean "
@@ -99,6 +102,7 @@ static fgmm_status check(arguments *a, int n_sources)
     if (a->k < 1 || a->k > INT32_MAX)
         FGMM_FAIL(FGMM_ERR_INPUT, "the number of components must be given and at least 1 (-k K; got %lld)",
                   (long long)a->k);
+    FGMM_TRY(fgmm__cmd_refuse_ip(a->metric));
     FGMM_TRY(choose_init(a));
     FGMM_TRY(fgmm__cmd_check_output(a->output));
     if (a->checkpoint == NULL) {
@@ -190,7 +194,7 @@ fgmm_status fgmm__cmd_fit(int argc, char **argv)
     if (done)
         goto cleanup;
     fgmm_comm *comm = fgmm__cmd_comm();
-    fgmm_dataset_options options = {.row_end = -1, .metric = (fgmm_metric)a.metric};
+    fgmm_dataset_options options = {.row_end = -1, .metric = (fgmm_metric)a.metric, .dot_as_l2 = 1};
     status = check(&a, n_sources);
     if (status == FGMM_OK)
         status = already_whole(&a, &whole);

@@ -10,8 +10,9 @@
 #include "io/knn.h"
 
 static const char usage[] = "[mpirun -n R] fgmm groundtruth DATA... QUERIES -k 100 -o GT [OPTIONS]";
-static const char description[] =
-    "Finds the exact nearest rows of every query (squared L2, ties to the smaller row number).";
+static const char description[] = "Finds the exact nearest rows of every query (squared L2, or the largest "
+                                  "inner products; ties to the smaller row "
+                                  "number).";
 
 static const char *output;
 static int64_t k = 100;
@@ -19,7 +20,8 @@ static int metric = FGMM_L2;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
-    {"-o,--output", FGMM_OPT_TEXT, &output, "GT", "where the neighbours go: .ibin, .ivecs or .h5"},
+    {"-o,--output", FGMM_OPT_TEXT, &output, "GT",
+     "where the neighbours go: .ibin, .ivecs or .h5 (in the layout of ann-benchmarks, without the rows)"},
     {"-k,--neighbors", FGMM_OPT_COUNT, &k, "K", "neighbours a query, up to the number of rows (100)"},
     FGMM_METRIC_OPTION(metric, "l2"),
     FGMM_RESOURCE_OPTIONS(resources),
@@ -90,7 +92,9 @@ fgmm_status fgmm__cmd_groundtruth(int argc, char **argv)
     FGMM_TRY(fgmm__groundtruth(comm, dataset, queries, found.queries, found.k, &where, announce, found.ids,
                                found.distances));
     if (fgmm_comm_rank(comm) == 0) {
-        status = fgmm__knn_write(output, &found);
+        fgmm_knn_about about = {
+            .metric = (fgmm_metric)metric, .dim = fgmm_dataset_dim(dataset), .queries = queries};
+        status = fgmm__knn_write(output, &found, &about);
         if (status == FGMM_OK)
             tell(&found, rows, fgmm__seconds() - start);
     }

@@ -36,8 +36,12 @@ static void print_rows(const fgmm_reader *reader)
     printf("rows: %lld\ndimension: %d\ndtype: %s\n", (long long)reader->rows, reader->dim,
            fgmm_dtype_name(reader->dtype));
     print_bytes((double)reader->rows * reader->dim * (double)fgmm_dtype_bytes(reader->dtype));
-    if (reader->angular)
-        printf("distance: angular (use --metric cosine)\n");
+    const char *distance = reader->distance;
+    if (distance[0] != '\0')
+        printf("distance: %s%s\n", distance,
+               strcmp(distance, "angular") == 0                              ? " (use --metric cosine)"
+               : strcmp(distance, "dot") == 0 || strcmp(distance, "ip") == 0 ? " (use --metric ip)"
+                                                                             : "");
 }
 
 static fgmm_status info_rows(const char *source)

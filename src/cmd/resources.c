@@ -19,6 +19,26 @@ fgmm_resources fgmm__cmd_resources(const fgmm_resource_options *options)
     };
 }
 
+fgmm_status fgmm__cmd_refuse_ip(int metric)
+{
+    if (metric != FGMM_IP)
+        return FGMM_OK;
+    return fgmm__fail(FGMM_ERR_INPUT,
+                      "--metric ip: components are made by the squared distance: give l2, and ip to build, "
+                      "groundtruth and search");
+}
+
+/* The sources that queries are read from. */
+static fgmm_status queries_sources(const char *const *sources, int n, char ***out)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_ALLOC(*out, n, "queries");
+    for (int i = 0; i < n; i++)
+        FGMM_TRY(fgmm__queries_source(sources[i], &(*out)[i]));
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__cmd_read_queries(const char *const *sources, int n_sources, fgmm_metric metric, int32_t dim,
                                    const char *against, float **out, int64_t *n)
 {
@@ -26,8 +46,10 @@ fgmm_status fgmm__cmd_read_queries(const char *const *sources, int n_sources, fg
     fgmm_dataset *dataset = NULL;
     void *rows = NULL;
     float *queries = NULL;
+    char **named = NULL;
     fgmm_dataset_options options = {.row_begin = 0, .row_end = -1, .metric = metric};
-    FGMM_TRY(fgmm_dataset_open(sources, n_sources, &options, &dataset));
+    FGMM_TRY(queries_sources(sources, n_sources, &named));
+    FGMM_TRY(fgmm_dataset_open((const char *const *)named, n_sources, &options, &dataset));
     if (fgmm_dataset_dim(dataset) != dim)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: queries of dimension %d, %s has %d", fgmm_dataset_name(dataset),
                   fgmm_dataset_dim(dataset), against, dim);
@@ -42,6 +64,9 @@ fgmm_status fgmm__cmd_read_queries(const char *const *sources, int n_sources, fg
     *n = count;
     queries = NULL;
 cleanup:
+    for (int i = 0; named != NULL && i < n_sources; i++)
+        free(named[i]);
+    free(named);
     free(queries);
     free(rows);
     fgmm_dataset_close(dataset);

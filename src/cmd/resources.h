@@ -27,12 +27,16 @@ fgmm_resources fgmm__cmd_resources(const fgmm_resource_options *options);
 /* The option --metric: -1 until the user gives one. */
 #define FGMM_METRIC_OPTION(metric, when_absent)                                                              \
     {                                                                                                        \
-        "--metric", FGMM_OPT_CHOICE, &(metric), "l2|cosine",                                                 \
-            "cosine scales every row to unit length (" when_absent ")"                                       \
+        "--metric", FGMM_OPT_CHOICE, &(metric), "l2|cosine|ip",                                              \
+            "near is: a small squared distance; the same of rows scaled to unit length; a large inner "      \
+            "product (" when_absent ")"                                                                      \
     }
 
-/* Local: all rows of the sources as float, of the wanted dimension; NaN and infinity are refused. *out is
- * malloc'd. `against` names what the dimension must fit. */
+/* Local: refuses --metric ip where components of a model are meant. */
+fgmm_status fgmm__cmd_refuse_ip(int metric);
+
+/* Local: all rows of the sources (of FILE.h5 its /test, where it has one) as float, of the wanted dimension;
+ * NaN and infinity are refused. *out is malloc'd. `against` names what the dimension must fit. */
 fgmm_status fgmm__cmd_read_queries(const char *const *sources, int n_sources, fgmm_metric metric, int32_t dim,
                                    const char *against, float **out, int64_t *n);
 

@@ -151,6 +151,9 @@ static fgmm_status read_rule(struct run *run, const char *path)
     double threshold;
     if (target_list == NULL)
         return FGMM_OK;
+    if (fgmm_index_metric(run->index) == FGMM_IP)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: built with --metric ip: --recall-target goes by distances; give --nprobe", path);
     FGMM_TRY(fgmm__stop_read(run->index, &run->rule));
     if (run->rule.k != run->k)
         FGMM_FAIL(FGMM_ERR_INPUT,

@@ -38,8 +38,27 @@ static fgmm_status join_names(const char *const *sources, int n, char **out)
     return FGMM_OK;
 }
 
+/* What a file says of the distance that it was made for must fit the metric asked for. */
+static fgmm_status check_distance(const fgmm_reader *reader, const fgmm_dataset_options *options)
+{
+    const char *says = reader->distance;
+    fgmm_metric metric = options != NULL ? options->metric : FGMM_L2;
+    bool dot = strcmp(says, "dot") == 0 || strcmp(says, "ip") == 0;
+    if (strcmp(says, "hamming") == 0 || strcmp(says, "jaccard") == 0)
+        return fgmm__fail(
+            FGMM_ERR_INPUT,
+            "%s: made for the %s distance; euclidean, angular and the inner product are known here",
+            reader->source, says);
+    if (strcmp(says, "angular") == 0 && metric != FGMM_COSINE)
+        return fgmm__fail(FGMM_ERR_INPUT, "%s: made for the angular distance: add --metric cosine",
+                          reader->source);
+    if (dot && metric == FGMM_L2 && !(options != NULL && options->dot_as_l2))
+        return fgmm__fail(FGMM_ERR_INPUT, "%s: made for the inner product: add --metric ip", reader->source);
+    return FGMM_OK;
+}
+
 /* All files must agree with the first. */
-static fgmm_status check_alike(const fgmm_reader *first, const fgmm_reader *reader, fgmm_metric metric)
+static fgmm_status check_alike(const fgmm_reader *first, const fgmm_reader *reader)
 {
     if (reader->dim != first->dim)
         return fgmm__fail(FGMM_ERR_INPUT,
@@ -50,13 +69,11 @@ static fgmm_status check_alike(const fgmm_reader *first, const fgmm_reader *read
             FGMM_ERR_INPUT,
             "%s: rows of type %s, but %s has %s: files read as one must agree (fgmm convert --dtype)",
             reader->source, fgmm_dtype_name(reader->dtype), first->source, fgmm_dtype_name(first->dtype));
-    if (reader->angular && metric == FGMM_L2)
-        return fgmm__fail(FGMM_ERR_INPUT, "%s: made for the angular distance: add --metric cosine",
-                          reader->source);
     return FGMM_OK;
 }
 
-static fgmm_status open_readers(fgmm_dataset *dataset, const fgmm_sources *files)
+static fgmm_status open_readers(fgmm_dataset *dataset, const fgmm_sources *files,
+                                const fgmm_dataset_options *options)
 {
     fgmm_status status = FGMM_OK;
     FGMM_ALLOC(dataset->readers, files->count, "the list of files");
@@ -65,7 +82,8 @@ static fgmm_status open_readers(fgmm_dataset *dataset, const fgmm_sources *files
         fgmm_reader **reader = &dataset->readers[i];
         FGMM_TRY(fgmm__reader_open(files->names[i], reader));
         dataset->n_files++;
-        FGMM_TRY(check_alike(dataset->readers[0], *reader, dataset->metric));
+        FGMM_TRY(check_alike(dataset->readers[0], *reader));
+        FGMM_TRY(check_distance(*reader, options));
         if (__builtin_add_overflow(dataset->first_row[i], (*reader)->rows, &dataset->first_row[i + 1]))
             FGMM_FAIL(FGMM_ERR_INPUT, "%s: more than 2^63 rows in all", files->names[i]);
     }
@@ -104,7 +122,7 @@ fgmm_status fgmm_dataset_open(const char *const *sources, int n_sources, const f
     FGMM_TRY(join_names(sources, n_sources, &dataset->name));
     for (int i = 0; i < n_sources; i++)
         FGMM_TRY(fgmm__sources_add(&files, sources[i]));
-    FGMM_TRY(open_readers(dataset, &files));
+    FGMM_TRY(open_readers(dataset, &files, options));
     FGMM_TRY(take_range(dataset, options != NULL ? options->row_begin : 0,
                         options != NULL ? options->row_end : -1));
     *out = dataset;

@@ -63,6 +63,8 @@ static fgmm_status check_options(const fit *f)
     if (o->k > rows)
         return fgmm__fail(FGMM_ERR_INPUT, "K is %d, but there are only %lld rows; lower -k", o->k,
                           (long long)rows);
+    if (fgmm_dataset_metric(f->dataset) == FGMM_IP)
+        return fgmm__fail(FGMM_ERR_INPUT, "components are fitted by l2 or cosine, not by the inner product");
     if (o->max_iter < 0 || !(o->tol >= 0) || !(o->reg_covar >= 0))
         return fgmm__fail(FGMM_ERR_INPUT, "--max-iter, --tol and --reg-covar must not be negative");
     if (o->algorithm == FGMM_KMEANS && o->covariance != FGMM_SPHERICAL)

@@ -1,6 +1,8 @@
 /* Rows in HDF5: FILE.h5:/dataset, by default /train, else the only dataset of two axes. Contiguous datasets
  * are read from the file directly, by any thread; chunked and compressed ones through the library, one thread
  * at a time. */
+#define _GNU_SOURCE /* asprintf */
+
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -155,17 +157,20 @@ static int64_t contiguous_offset(hid_t dataset, const fgmm_reader *reader)
     return offset == HADDR_UNDEF ? -1 : (int64_t)offset;
 }
 
-static bool says_angular(hid_t object)
+/* The attribute of files in the ann-benchmarks layout; texts too long to be a distance's name are not. */
+static void read_distance(hid_t object, char *out, size_t size)
 {
-    char distance[64];
+    char text[256];
     if (!fgmm__h5_has(object, "distance"))
-        return false;
+        return;
     hid_t attribute = H5Aopen(object, "distance", H5P_DEFAULT), type = H5Aget_type(attribute);
-    bool text = H5Tget_class(type) == H5T_STRING;
+    bool is_text = H5Tget_class(type) == H5T_STRING;
     H5Tclose(type);
     H5Aclose(attribute);
-    return text && fgmm__h5_get_text(object, "distance", distance, sizeof distance) == FGMM_OK &&
-           strcmp(distance, "angular") == 0;
+    if (!is_text || fgmm__h5_get_text(object, "distance", text, sizeof text) != FGMM_OK ||
+        strlen(text) >= size)
+        return;
+    strcpy(out, text);
 }
 
 /* ---- the reader ---- */
@@ -188,7 +193,8 @@ static fgmm_status open_locked(const char *source, const char *path, h5_reader *
     if (reader->dataset < 0)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: dataset %s cannot be opened; damaged", source, name);
     FGMM_TRY(describe_dataset(reader->dataset, source, base));
-    base->angular = says_angular(reader->h5) || says_angular(reader->dataset);
+    read_distance(reader->h5, base->distance, sizeof base->distance);
+    read_distance(reader->dataset, base->distance, sizeof base->distance);
     base->fingerprint = reader->flat.file.fingerprint;
     reader->flat.data_offset = contiguous_offset(reader->dataset, base);
     if (reader->flat.data_offset >= 0) {
@@ -268,6 +274,38 @@ static fgmm_status h5_read(const fgmm_reader *base, int64_t begin, int64_t end, 
     const h5_reader *reader = (const h5_reader *)base;
     return reader->flat.data_offset >= 0 ? fgmm__flat_read(base, begin, end, out)
                                          : read_through_library(reader, begin, end, out);
+}
+
+/* ---- queries ---- */
+
+static fgmm_status has_test(const char *path, bool *has)
+{
+    fgmm_status status = FGMM_OK;
+    hid_t file = H5I_INVALID_HID;
+    bool sealed;
+    *has = false;
+    FGMM_TRY(fgmm__h5_check_seal(path, &sealed));
+    FGMM_TRY(fgmm__h5_open(path, NULL, &file));
+    *has = fgmm__h5_has_dataset(file, "/test");
+cleanup:
+    fgmm__h5_close(file, path);
+    return status;
+}
+
+fgmm_status fgmm__queries_source(const char *source, char **out)
+{
+    fgmm_status status = FGMM_OK;
+    bool test = false;
+    if (is_file(source) && fgmm__is_h5(source)) {
+        fgmm__h5_lock();
+        status = has_test(source, &test);
+        fgmm__h5_unlock();
+        FGMM_TRY(status);
+    }
+    if (asprintf(out, "%s%s", source, test ? ":/test" : "") < 0)
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "out of memory while opening %s", source);
+cleanup:
+    return status;
 }
 
 const fgmm_reader_type fgmm__h5_format = {"h5", h5_probe, h5_open, h5_read, h5_close};

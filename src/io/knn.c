@@ -1,6 +1,7 @@
 #include "io/knn.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +127,21 @@ static bool has_suffix_dataset(const char *path, char **file, const char **datas
     return *file != NULL;
 }
 
+/* ann-benchmarks stores |x-q| and 1 - cos, which for unit lengths is half of |x-q|^2. */
+static fgmm_status square_distances(hid_t file, fgmm_knn *knn)
+{
+    fgmm_status status = FGMM_OK;
+    char says[256] = "";
+    if (fgmm__h5_has(file, "distance"))
+        FGMM_TRY(fgmm__h5_get_text(file, "distance", says, sizeof says));
+    for (size_t i = 0; i < cells(knn); i++) {
+        float *d = &knn->distances[i];
+        *d = strcmp(says, "euclidean") == 0 ? *d * *d : strcmp(says, "angular") == 0 ? 2 * *d : *d;
+    }
+cleanup:
+    return status;
+}
+
 static fgmm_status read_h5(const char *path, const char *file_name, const char *dataset, fgmm_knn *knn)
 {
     fgmm_status status = FGMM_OK;
@@ -154,6 +170,7 @@ static fgmm_status read_h5(const char *path, const char *file_name, const char *
             FGMM_FAIL(FGMM_ERR_INPUT, "%s: /distances has another shape than %s", path, dataset);
         FGMM_ALLOC(knn->distances, cells(knn), "distances of neighbours");
         FGMM_TRY(fgmm__h5_read(file, "/distances", H5T_NATIVE_FLOAT, cells(knn), knn->distances));
+        FGMM_TRY(square_distances(file, knn));
     }
 cleanup:
     fgmm__h5_close(file, path);
@@ -246,7 +263,42 @@ cleanup:
     return status;
 }
 
-static fgmm_status write_h5(const char *path, const char *aside, const fgmm_knn *knn)
+static fgmm_status put_about(hid_t file, const fgmm_knn *knn, const fgmm_knn_about *about)
+{
+    static const char *const names[] = {
+        [FGMM_L2] = "euclidean", [FGMM_COSINE] = "angular", [FGMM_IP] = "dot"};
+    fgmm_status status = FGMM_OK;
+    hsize_t shape[2] = {(hsize_t)knn->queries, (hsize_t)about->dim};
+    FGMM_TRY(fgmm__h5_put_text(file, "distance", names[about->metric]));
+    FGMM_TRY(fgmm__h5_put_text(file, "type", "dense"));
+    FGMM_TRY(fgmm__h5_put_text(file, "point_type", "float"));
+    FGMM_TRY(fgmm__h5_put_i64(file, "dimension", about->dim));
+    FGMM_TRY(fgmm__h5_write(file, "/test", H5T_IEEE_F32LE, 2, shape, about->queries));
+cleanup:
+    return status;
+}
+
+static fgmm_status put_distances(hid_t file, const fgmm_knn *knn, const fgmm_knn_about *about)
+{
+    fgmm_status status = FGMM_OK;
+    float *theirs = NULL;
+    hsize_t shape[2] = {(hsize_t)knn->queries, (hsize_t)knn->k};
+    FGMM_ALLOC(theirs, cells(knn), "distances of neighbours");
+    for (size_t i = 0; i < cells(knn); i++) {
+        float d = knn->distances[i];
+        theirs[i] = about == NULL                  ? d
+                    : about->metric == FGMM_L2     ? sqrtf(d)
+                    : about->metric == FGMM_COSINE ? d / 2
+                                                   : d;
+    }
+    FGMM_TRY(fgmm__h5_write(file, "/distances", H5T_IEEE_F32LE, 2, shape, theirs));
+cleanup:
+    free(theirs);
+    return status;
+}
+
+static fgmm_status write_h5(const char *path, const char *aside, const fgmm_knn *knn,
+                            const fgmm_knn_about *about)
 {
     fgmm_status status = FGMM_OK;
     hid_t file = -1;
@@ -256,7 +308,9 @@ static fgmm_status write_h5(const char *path, const char *aside, const fgmm_knn 
     FGMM_TRY(fgmm__h5_put_i64(file, "version", 1));
     FGMM_TRY(fgmm__h5_write(file, "/neighbors", H5T_STD_I64LE, 2, shape, knn->ids));
     if (knn->distances)
-        FGMM_TRY(fgmm__h5_write(file, "/distances", H5T_IEEE_F32LE, 2, shape, knn->distances));
+        FGMM_TRY(put_distances(file, knn, about));
+    if (about)
+        FGMM_TRY(put_about(file, knn, about));
     hid_t whole = file;
     file = -1;
     FGMM_TRY(fgmm__h5_close(whole, path));
@@ -266,7 +320,7 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__knn_write(const char *path, const fgmm_knn *knn)
+fgmm_status fgmm__knn_write(const char *path, const fgmm_knn *knn, const fgmm_knn_about *about)
 {
     fgmm_status status = FGMM_OK;
     char *aside = NULL;
@@ -275,7 +329,7 @@ fgmm_status fgmm__knn_write(const char *path, const fgmm_knn *knn)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: unknown format; neighbours are written to .ibin, .ivecs and .h5",
                   path);
     FGMM_TRY(fgmm__aside_name(path, &aside));
-    status = narrow ? write_narrow(path, aside, knn) : write_h5(path, aside, knn);
+    status = narrow ? write_narrow(path, aside, knn) : write_h5(path, aside, knn, about);
     if (status == FGMM_OK)
         status = fgmm__aside_commit(aside, path);
     else

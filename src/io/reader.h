@@ -26,7 +26,7 @@ struct fgmm_reader {
     int64_t rows;
     int32_t dim;
     fgmm_dtype dtype;
-    bool angular;         /* the file says distance="angular" */
+    char distance[24];    /* the file's attribute `distance` ("angular"), "" where it has none */
     uint64_t fingerprint; /* xxh3 of size, mtime and the file's first and last 64 KiB (synth: of the spec) */
 };
 
@@ -37,6 +37,9 @@ fgmm_status fgmm__reader_read(const fgmm_reader *reader, int64_t begin, int64_t 
 void fgmm__reader_close(fgmm_reader *reader); /* accepts NULL */
 /* Whether some format claims the source (by extension, magic or prefix): what of a folder is data. */
 bool fgmm__reader_knows(const char *source);
+/* What stands for `source` where queries are read: of an HDF5 file named without a dataset its /test, where
+ * it has one. malloc'd into *out. */
+fgmm_status fgmm__queries_source(const char *source, char **out);
 /* The component of the mixture that row `row` of a synth: reader was drawn from, -1 for a row of noise. */
 fgmm_status fgmm__synth_component(const fgmm_reader *reader, int64_t row, int32_t *component);
 

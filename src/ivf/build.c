@@ -194,6 +194,7 @@ static fgmm_status create_file(struct build *b, const char *path)
 {
     fgmm_index_layout layout = {
         .model = b->model,
+        .metric = fgmm_dataset_metric(b->dataset),
         .dtype = fgmm_dataset_dtype(b->dataset),
         .rows = fgmm_dataset_rows(b->dataset),
         .postings = b->postings,

@@ -75,18 +75,17 @@ static fgmm_status merge(fgmm_comm *comm, const fgmm_top *mine, int64_t *ids, fl
     return status;
 }
 
-static fgmm_status find(fgmm_workplace *place, fgmm_scan *scan, const float *queries, int64_t n, int32_t dim,
-                        int32_t k, int64_t *ids, float *distances)
+static fgmm_status find(fgmm_workplace *place, fgmm_scan *scan, fgmm_metric metric, const float *queries,
+                        int64_t n, int32_t dim, int32_t k, int64_t *ids, float *distances)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_backend *backend = place->backend;
     fgmm_top *top = NULL;
     int32_t *everyone = NULL;
     status = fgmm__top_create(n, k, false, &top);
     if (status == FGMM_OK)
         status = fgmm__alloc((size_t)n, sizeof *everyone, "queries", (void **)&everyone);
     if (status == FGMM_OK)
-        status = backend->ops->queries_begin(backend, queries, n, dim);
+        status = fgmm__workplace_queries(place, metric, queries, n, dim);
     FGMM_TRY(fgmm__comm_agree(place->comm, status));
     for (int32_t q = 0; q < n; q++)
         everyone[q] = q;
@@ -113,17 +112,21 @@ fgmm_status fgmm__groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, cons
     fgmm_scan *scan = NULL;
     int32_t dim = fgmm_dataset_dim(dataset);
     int64_t rows = fgmm_dataset_rows(dataset), step;
+    fgmm_metric metric = fgmm_dataset_metric(dataset);
+    fgmm_resources where = *resources;
+    where.backend = fgmm__neighbors_backend(metric, where.backend);
     if (k < 1 || k > rows)
         FGMM_FAIL(FGMM_ERR_INPUT, "-k %d: must be 1 to the number of rows, %lld", k, (long long)rows);
-    FGMM_TRY(fgmm__workplace_open(comm, dataset, resources, FGMM_SPHERICAL, 1, started, &place));
+    FGMM_TRY(fgmm__workplace_open(comm, dataset, &where, FGMM_SPHERICAL, 1, started, &place));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__scan_create(place.backend, &scan)));
     step = batch_size(k);
     fgmm__progress_begin("neighbours", "rows",
                          (fgmm__shard_end(place.shard) - fgmm__shard_begin(place.shard)) *
                              ((n + step - 1) / step));
     for (int64_t at = 0; at < n; at += step)
-        FGMM_TRY(find(&place, scan, queries + at * dim, n - at < step ? n - at : step, dim, k, ids + at * k,
-                      distances + at * k));
+        FGMM_TRY(find(&place, scan, metric, queries + at * dim, n - at < step ? n - at : step, dim, k,
+                      ids + at * k, distances + at * k));
+    fgmm__show_distances(metric, distances, n * k);
 cleanup:
     fgmm__progress_end();
     fgmm__scan_destroy(scan);

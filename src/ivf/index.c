@@ -35,8 +35,14 @@ static fgmm_status read_attributes(fgmm_index *index, hid_t file)
     FGMM_TRY(fgmm__h5_get_text(file, "dtype", dtype, sizeof dtype));
     FGMM_TRY(fgmm__h5_get_i64(file, "n_rows", &index->rows));
     FGMM_TRY(fgmm__h5_get_i64(file, "n_postings", &index->postings));
-    index->metric = strcmp(metric, "cosine") == 0 ? FGMM_COSINE : FGMM_L2;
     int known = -1;
+    for (int i = FGMM_L2; i <= FGMM_IP; i++)
+        if (strcmp(metric, fgmm_metric_name((fgmm_metric)i)) == 0)
+            known = i;
+    if (known < 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: unknown metric %s", index->path, metric);
+    index->metric = (fgmm_metric)known;
+    known = -1;
     for (int type = FGMM_F32; type <= FGMM_I8; type++)
         if (strcmp(dtype, fgmm_dtype_name((fgmm_dtype)type)) == 0)
             known = type;

@@ -76,6 +76,7 @@ fgmm_status fgmm__lists_next(fgmm_lists *lists);
 /* What an index is made of beside its postings. */
 typedef struct {
     const fgmm_model *model;
+    fgmm_metric metric; /* of the searches to come */
     fgmm_dtype dtype;
     int64_t rows, postings;
     const fgmm_rule *rule;

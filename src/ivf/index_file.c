@@ -56,7 +56,7 @@ static fgmm_status put_attributes(hid_t file, const fgmm_index_layout *layout)
     const fgmm_rule *rule = layout->rule;
     FGMM_TRY(fgmm__h5_put_text(file, "format", "fgmm-ivf"));
     FGMM_TRY(fgmm__h5_put_i64(file, "version", FGMM_INDEX_VERSION));
-    FGMM_TRY(fgmm__h5_put_text(file, "metric", fgmm_metric_name(fgmm_model_metric(layout->model))));
+    FGMM_TRY(fgmm__h5_put_text(file, "metric", fgmm_metric_name(layout->metric)));
     FGMM_TRY(fgmm__h5_put_text(file, "dtype", fgmm_dtype_name(layout->dtype)));
     FGMM_TRY(fgmm__h5_put_i64(file, "n_rows", layout->rows));
     FGMM_TRY(fgmm__h5_put_i64(file, "n_postings", layout->postings));

@@ -19,7 +19,8 @@ void fgmm__probes_free(fgmm_probes *probes)
     *probes = (fgmm_probes){.n = 0};
 }
 
-/* The nprobe centroids nearest to each query are its neighbours among the centroids. */
+/* The nprobe centroids nearest to each query are its neighbours among the centroids (under the inner product
+ * those of the largest products, as FAISS has it). */
 static fgmm_status choose_by_centroid(fgmm_searcher *searcher, fgmm_probes *probes)
 {
     fgmm_status status = FGMM_OK;
@@ -45,12 +46,11 @@ fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, i
 {
     fgmm_status status = FGMM_OK;
     const fgmm_index *index = searcher->index;
-    fgmm_backend *backend = searcher->place.backend;
     *probes = (fgmm_probes){.queries = queries, .n = n, .nprobe = nprobe};
     FGMM_ALLOC(probes->probes, n * nprobe, "probes");
     FGMM_ALLOC(probes->visitors, n * nprobe, "probes");
     FGMM_ALLOC(probes->begin, index->k + 1, "probes");
-    FGMM_TRY(backend->ops->queries_begin(backend, queries, n, index->dim));
+    FGMM_TRY(fgmm__workplace_queries(&searcher->place, index->metric, queries, n, index->dim));
     if (searcher->posterior != NULL)
         FGMM_TRY(fgmm__posterior_order(searcher->posterior, queries, n, nprobe, probes->probes));
     else

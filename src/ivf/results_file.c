@@ -65,5 +65,6 @@ fgmm_status fgmm__results_write(const char *path, int settings, int64_t queries,
 {
     if (is_hdf5(path))
         return write_hdf5(path, settings, queries, k, ids, distances);
-    return fgmm__knn_write(path, &(fgmm_knn){.queries = queries, .k = k, .ids = ids, .distances = distances});
+    return fgmm__knn_write(path, &(fgmm_knn){.queries = queries, .k = k, .ids = ids, .distances = distances},
+                           NULL);
 }

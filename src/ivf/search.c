@@ -18,7 +18,8 @@ fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm
 {
     fgmm_status status = FGMM_OK;
     fgmm_searcher *searcher = NULL;
-    fgmm_resources resources = {.backend = backend, .threads = threads};
+    fgmm_resources resources = {.backend = fgmm__neighbors_backend(index->metric, backend),
+                                .threads = threads};
     status = fgmm__alloc(1, sizeof *searcher, "searching", (void **)&searcher);
     if (status == FGMM_OK)
         status = fgmm__lists_create(index, &searcher->lists);
@@ -52,6 +53,12 @@ void fgmm__searcher_destroy(fgmm_searcher *searcher)
 fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order order)
 {
     fgmm_status status = FGMM_OK;
+    if (order == FGMM_PROBE_POSTERIOR && searcher->index->metric == FGMM_IP)
+        return fgmm__fail(
+            FGMM_ERR_INPUT,
+            "%s: built with --metric ip: a query is no point among the rows, of which the mixture "
+            "could say where it lies; leave --probe-by posterior out",
+            searcher->index->path);
     fgmm__posterior_destroy(searcher->posterior);
     searcher->posterior = NULL;
     searcher->probe_by = order;
@@ -141,6 +148,7 @@ static fgmm_status run(fgmm_searcher *searcher, const float *queries, int64_t n,
                              my_distances, &tally);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     FGMM_TRY(gather(comm, counts, k, my_ids, my_distances, ids, distances));
+    fgmm__show_distances(searcher->index->metric, distances, n * k);
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.lists, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.scanned, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.distinct, 1));

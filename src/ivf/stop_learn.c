@@ -45,6 +45,10 @@ fgmm_status fgmm__stop_learn(fgmm_searcher *searcher, const float *queries, int6
     int64_t steps, begin = n * rank / size, mine = n * (rank + 1) / size - begin, *counts = NULL;
     float *my_x = NULL, *x = NULL;
     int32_t *my_to_come = NULL, *to_come = NULL;
+    if (searcher->index->metric == FGMM_IP)
+        return fgmm__fail(FGMM_ERR_INPUT,
+                          "%s: built with --metric ip: the stop rule goes by distances; give --nprobe",
+                          searcher->index->path);
     if (max_probes > searcher->index->k)
         max_probes = searcher->index->k;
     *rule = (fgmm_stop_rule){.k = k, .max_probes = max_probes, .probe_by = searcher->probe_by, .queries = n};

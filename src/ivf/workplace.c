@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <string.h>
 
+#include "base/log.h"
+
 static int threads_of(const fgmm_resources *resources)
 {
     cpu_set_t mask;
@@ -63,6 +65,29 @@ void fgmm__workplace_close(fgmm_workplace *place)
     fgmm__backend_destroy(place->backend);
     fgmm__device_close(place->device);
     memset(place, 0, sizeof *place);
+}
+
+fgmm_status fgmm__workplace_queries(fgmm_workplace *place, fgmm_metric metric, const float *queries,
+                                    int64_t n, int32_t dim)
+{
+    const fgmm_backend_ops *ops = place->backend->ops;
+    return metric == FGMM_IP ? ops->products_begin(place->backend, queries, n, dim)
+                             : ops->queries_begin(place->backend, queries, n, dim);
+}
+
+fgmm_backend_kind fgmm__neighbors_backend(fgmm_metric metric, fgmm_backend_kind asked)
+{
+    if (metric != FGMM_IP)
+        return asked;
+    if (asked == FGMM_BACKEND_CUDA)
+        fgmm__warn("inner products are computed on the CPU; --backend cuda has no effect here");
+    return FGMM_BACKEND_CPU;
+}
+
+void fgmm__show_distances(fgmm_metric metric, float *distances, int64_t n)
+{
+    for (int64_t i = 0; metric == FGMM_IP && i < n; i++)
+        distances[i] = -distances[i];
 }
 
 fgmm_status fgmm__stopped_without_trace(fgmm_status status, const char *what)

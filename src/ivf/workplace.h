@@ -20,6 +20,15 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  fgmm_started *started, fgmm_workplace *place);
 void fgmm__workplace_close(fgmm_workplace *place); /* of a zeroed or an opened one */
 
+/* Local. Hands the queries to the backend, for what is near under this metric. */
+fgmm_status fgmm__workplace_queries(fgmm_workplace *place, fgmm_metric metric, const float *queries,
+                                    int64_t n, int32_t dim);
+/* The backend that finds neighbours: inner products are computed on CPUs whatever was asked for, and rank 0
+ * says so where that is not what was asked for. */
+fgmm_backend_kind fgmm__neighbors_backend(fgmm_metric metric, fgmm_backend_kind asked);
+/* Ranking is by a distance throughout; under the inner product users see the product, which is minus that. */
+void fgmm__show_distances(fgmm_metric metric, float *distances, int64_t n);
+
 /* A stop leaves nothing of these commands to go on from, so it is an error in the contract's sense: turns
  * FGMM_STOPPED into FGMM_ERR_RUNTIME with a message that says so. Other statuses pass. */
 fgmm_status fgmm__stopped_without_trace(fgmm_status status, const char *what);

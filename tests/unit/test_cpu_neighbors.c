@@ -21,6 +21,14 @@ static double ordered(const float *q, const double *x, int32_t dim)
     return sum;
 }
 
+static double value_of(bool inner, const float *q, const double *x, int32_t dim)
+{
+    double product = 0;
+    for (int32_t d = 0; d < dim; d++)
+        product += x[d] * (double)q[d];
+    return inner ? -product : ordered(q, x, dim);
+}
+
 static float *some_queries(const fgmm_test_rows *rows)
 {
     float *queries = calloc((size_t)QUERIES * (size_t)rows->dim, sizeof *queries);
@@ -40,7 +48,8 @@ static int by_place(const void *a, const void *b)
 }
 
 /* Bounds lie exactly on a distance, so that equality counts. */
-static void compare(fgmm_dtype dtype, int32_t dim, int64_t n, const int32_t *subset, int32_t n_subset)
+static void compare(fgmm_dtype dtype, int32_t dim, int64_t n, const int32_t *subset, int32_t n_subset,
+                    bool inner)
 {
     fgmm_backend *backend = NULL;
     fgmm_test_rows *rows = fgmm_test_rows_create(dtype, n, 20, dim, 4);
@@ -54,15 +63,17 @@ static void compare(fgmm_dtype dtype, int32_t dim, int64_t n, const int32_t *sub
     int32_t count = subset == NULL ? QUERIES : n_subset;
     for (int32_t i = 0; i < count; i++) {
         const float *query = queries + (subset == NULL ? i : subset[i]) * dim;
-        bounds[i] = i % 50 == 0 ? INFINITY : ordered(query, rows->values + (i * 7 % n) * dim, dim);
+        bounds[i] = i % 50 == 0 ? INFINITY : value_of(inner, query, rows->values + (i * 7 % n) * dim, dim);
         for (int64_t j = 0; j < n; j++) {
-            double distance = ordered(query, rows->values + j * dim, dim);
+            double distance = value_of(inner, query, rows->values + j * dim, dim);
             if (distance <= bounds[i])
                 expected[n_expected++] = (fgmm_hit){i, (int32_t)j, distance};
         }
     }
     assert_int_equal(fgmm__backend_create(NULL, NULL, 3, &backend), FGMM_OK);
-    assert_int_equal(backend->ops->queries_begin(backend, queries, QUERIES, dim), FGMM_OK);
+    assert_int_equal(
+        (inner ? backend->ops->products_begin : backend->ops->queries_begin)(backend, queries, QUERIES, dim),
+        FGMM_OK);
     assert_int_equal(backend->ops->neighbors(backend, subset, n_subset, bounds, rows->stored, dtype,
                                              (int32_t)n, hits, (int64_t)room, &n_hits),
                      FGMM_OK);
@@ -97,15 +108,27 @@ static void all_pairs_within_the_bound_are_found(void **state)
     const int32_t dims[] = {1, 3, 17, 128};
     for (int t = 0; t < 4; t++)
         for (int d = 0; d < 4; d++)
-            compare(types[t], dims[d], 700, NULL, QUERIES);
+            compare(types[t], dims[d], 700, NULL, QUERIES, false);
+}
+
+static void all_pairs_of_a_large_product_are_found(void **state)
+{
+    (void)state;
+    const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8, FGMM_I8};
+    const int32_t dims[] = {1, 17, 128};
+    const int32_t subset[] = {299, 0, 17, 17, 42};
+    for (int t = 0; t < 4; t++)
+        for (int d = 0; d < 3; d++)
+            compare(types[t], dims[d], 700, NULL, QUERIES, true);
+    compare(FGMM_F32, 30, 700, subset, 5, true);
 }
 
 static void a_subset_of_the_queries_is_numbered_by_itself(void **state)
 {
     (void)state;
     const int32_t subset[] = {299, 0, 17, 17, 42};
-    compare(FGMM_F32, 30, 700, subset, 5);
-    compare(FGMM_U8, 30, 3, subset, 1);
+    compare(FGMM_F32, 30, 700, subset, 5, false);
+    compare(FGMM_U8, 30, 3, subset, 1, false);
 }
 
 static void rows_far_from_the_origin_lose_no_neighbour(void **state)
@@ -144,6 +167,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_pairs_within_the_bound_are_found),
+        cmocka_unit_test(all_pairs_of_a_large_product_are_found),
         cmocka_unit_test(a_subset_of_the_queries_is_numbered_by_itself),
         cmocka_unit_test(rows_far_from_the_origin_lose_no_neighbour),
     };

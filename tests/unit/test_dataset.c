@@ -229,7 +229,8 @@ static void cosine_gives_floats_of_unit_length_for_every_type(void **state)
         fgmm_test_write_bin(path, (fgmm_dtype)t, 0, N, WIDE);
         for (int32_t j = 0; j < WIDE; j++)
             fgmm_test_poke_bin(path, (fgmm_dtype)t, WIDE, 3, j, 0);
-        fgmm_dataset *dataset = open_all(&path, 1, &(fgmm_dataset_options){0, -1, FGMM_COSINE});
+        fgmm_dataset *dataset =
+            open_all(&path, 1, &(fgmm_dataset_options){.row_end = -1, .metric = FGMM_COSINE});
         assert_int_equal(fgmm_dataset_dtype(dataset), FGMM_F32);
         assert_int_equal(fgmm_dataset_metric(dataset), FGMM_COSINE);
         float rows[N][WIDE];
@@ -265,7 +266,25 @@ static void angular_files_need_the_cosine_metric(void **state)
     const char *path = fgmm_test_path("angular.h5");
     write_h5(path, "train", 0, 10, "angular");
     assert_refused(&path, 1, NULL, path, "--metric cosine");
-    fgmm_dataset_close(open_all(&path, 1, &(fgmm_dataset_options){0, -1, FGMM_COSINE}));
+    assert_refused(&path, 1, &(fgmm_dataset_options){.row_end = -1, .metric = FGMM_IP}, path,
+                   "--metric cosine");
+    fgmm_dataset_close(open_all(&path, 1, &(fgmm_dataset_options){.row_end = -1, .metric = FGMM_COSINE}));
+}
+
+static void files_for_the_inner_product_need_its_metric_or_leave_to_do_without(void **state)
+{
+    (void)state;
+    const char *path = fgmm_test_path("product.h5"), *names[] = {"dot", "ip"};
+    for (int i = 0; i < 2; i++) {
+        write_h5(path, "train", 0, 10, names[i]);
+        assert_refused(&path, 1, NULL, path, "--metric ip");
+        fgmm_dataset_close(open_all(&path, 1, &(fgmm_dataset_options){.row_end = -1, .metric = FGMM_IP}));
+        fgmm_dataset_close(open_all(&path, 1, &(fgmm_dataset_options){.row_end = -1, .dot_as_l2 = 1}));
+    }
+    write_h5(path, "train", 0, 10, "euclidean");
+    fgmm_dataset_close(open_all(&path, 1, NULL));
+    write_h5(path, "train", 0, 10, "jaccard");
+    assert_refused(&path, 1, NULL, path, "jaccard");
 }
 
 static void assert_named(const fgmm_dataset *dataset, int64_t begin, int64_t end, const char *message)
@@ -287,8 +306,9 @@ static void values_that_are_not_finite_are_named_by_file_row_and_column(void **s
     fgmm_test_write_bin(sources[1], FGMM_F32, 10, 10, DIM);
     fgmm_test_poke_bin(sources[0], FGMM_F32, DIM, 8, 3, NAN);
     fgmm_test_poke_bin(sources[1], FGMM_F32, DIM, 2, 4, -INFINITY);
-    for (int metric = FGMM_L2; metric <= FGMM_COSINE; metric++) {
-        fgmm_dataset *dataset = open_all(sources, 2, &(fgmm_dataset_options){0, -1, (fgmm_metric)metric});
+    for (int metric = FGMM_L2; metric <= FGMM_IP; metric++) {
+        fgmm_dataset *dataset =
+            open_all(sources, 2, &(fgmm_dataset_options){.row_end = -1, .metric = (fgmm_metric)metric});
         snprintf(message, sizeof message, "%s: row 8 holds a NaN (column 3)", sources[0]);
         assert_named(dataset, 0, 20, message);
         assert_named(dataset, 8, 9, message);
@@ -306,7 +326,7 @@ static void fingerprints_tell_data_apart(void **state)
                *swapped[] = {sources[1], sources[0]};
     fgmm_test_write_bin(sources[0], FGMM_F32, 0, 10, DIM);
     fgmm_test_write_bin(sources[1], FGMM_F32, 10, 10, DIM);
-    const fgmm_dataset_options range = {0, 19, FGMM_L2}, cosine = {0, -1, FGMM_COSINE};
+    const fgmm_dataset_options range = {.row_end = 19}, cosine = {.row_end = -1, .metric = FGMM_COSINE};
     fgmm_dataset *views[] = {open_all(sources, 2, NULL), open_all(swapped, 2, NULL),
                              open_all(sources, 1, NULL), open_all(sources, 2, &range),
                              open_all(sources, 2, &cosine)};
@@ -331,6 +351,7 @@ int main(void)
         cmocka_unit_test(cosine_gives_floats_of_unit_length_for_every_type),
         cmocka_unit_test(files_that_differ_in_dimension_or_type_are_refused_by_name),
         cmocka_unit_test(angular_files_need_the_cosine_metric),
+        cmocka_unit_test(files_for_the_inner_product_need_its_metric_or_leave_to_do_without),
         cmocka_unit_test(values_that_are_not_finite_are_named_by_file_row_and_column),
         cmocka_unit_test(fingerprints_tell_data_apart),
     };

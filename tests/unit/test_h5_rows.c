@@ -65,13 +65,13 @@ static void put_distance(hid_t object, const char *value)
     H5Tclose(type);
 }
 
-static void assert_rows(const char *source, bool angular)
+static void assert_rows(const char *source, const char *distance)
 {
     fgmm_reader *reader = NULL;
     float out[ROWS * DIM];
     ASSERT_OK(fgmm__reader_open(source, &reader));
     assert_true(reader->rows == ROWS && reader->dim == DIM && reader->dtype == FGMM_F32);
-    assert_int_equal(reader->angular, angular);
+    assert_string_equal(reader->distance, distance);
     ASSERT_OK(fgmm__reader_read(reader, 0, ROWS, out));
     assert_memory_equal(out, values, sizeof values);
     ASSERT_OK(fgmm__reader_read(reader, 41, 43, out));
@@ -100,9 +100,9 @@ static void datasets_are_found_by_name_by_habit_or_alone(void **state)
     H5Dclose(put(file, "flat", H5T_STD_I64LE, 1, flat, H5P_DEFAULT));
     H5Fflush(file, H5F_SCOPE_GLOBAL);
     H5Fclose(file);
-    assert_rows(path, false); /* the only one of two axes */
+    assert_rows(path, ""); /* the only one of two axes */
     snprintf(source, sizeof source, "%s:/deep/rows", path);
-    assert_rows(source, false);
+    assert_rows(source, "");
     snprintf(source, sizeof source, "%s:/deep/none", path);
     assert_refused(source, "no dataset /deep/none");
     snprintf(source, sizeof source, "%s:/flat", path);
@@ -115,10 +115,38 @@ static void datasets_are_found_by_name_by_habit_or_alone(void **state)
     file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
     put_rows(file, "train", H5T_IEEE_F32LE);
     H5Fclose(file);
-    assert_rows(path, false);
+    assert_rows(path, "");
 }
 
-static void angular_distance_is_noticed_on_file_and_dataset(void **state)
+static void queries_are_the_test_rows_where_there_are_such(void **state)
+{
+    (void)state;
+    const char *path = fgmm_test_path("benchmark.h5"), *folder = fgmm_test_path(".");
+    char named[1024], *source = NULL;
+    hid_t file = plain_file(path);
+    put_rows(file, "train", H5T_IEEE_F32LE);
+    H5Fclose(file);
+    ASSERT_OK(fgmm__queries_source(path, &source));
+    assert_string_equal(source, path);
+    free(source);
+    file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    put_rows(file, "test", H5T_IEEE_F32LE);
+    H5Fclose(file);
+    ASSERT_OK(fgmm__queries_source(path, &source));
+    snprintf(named, sizeof named, "%s:/test", path);
+    assert_string_equal(source, named);
+    assert_rows(source, "");
+    free(source);
+    snprintf(named, sizeof named, "%s:/train", path);
+    const char *others[] = {named, folder, "synth:n=3,d=2,k=1", "missing.h5"};
+    for (int i = 0; i < 4; i++) {
+        ASSERT_OK(fgmm__queries_source(others[i], &source));
+        assert_string_equal(source, others[i]);
+        free(source);
+    }
+}
+
+static void a_distance_is_noticed_on_file_and_dataset(void **state)
 {
     (void)state;
     const char *path = fgmm_test_path("angular.h5");
@@ -129,7 +157,7 @@ static void angular_distance_is_noticed_on_file_and_dataset(void **state)
         put_distance(where == 0 ? dataset : file, where == 2 ? "euclidean" : "angular");
         H5Dclose(dataset);
         H5Fclose(file);
-        assert_rows(path, where < 2);
+        assert_rows(path, where < 2 ? "angular" : "euclidean");
     }
 }
 
@@ -146,11 +174,11 @@ static void chunked_compressed_and_big_endian_rows_go_through_the_library(void *
     H5Dclose(put(file, "train", H5T_IEEE_F32LE, 2, shape, creation));
     H5Pclose(creation);
     H5Fclose(file);
-    assert_rows(path, false);
+    assert_rows(path, "");
     file = plain_file(path);
     put_rows(file, "train", H5T_IEEE_F32BE);
     H5Fclose(file);
-    assert_rows(path, false);
+    assert_rows(path, "");
 }
 
 static void other_element_types_and_shapes_are_refused(void **state)
@@ -198,7 +226,7 @@ static void truncated_and_damaged_files_are_refused(void **state)
     ASSERT_OK(fgmm__writer_open(sealed, ROWS, DIM, FGMM_F32, &writer));
     ASSERT_OK(fgmm__writer_append(writer, values, ROWS));
     ASSERT_OK(fgmm__writer_finish(writer));
-    assert_rows(sealed, false);
+    assert_rows(sealed, "");
     bytes = fgmm_test_read_file(sealed, &n);
     bytes[600] ^= 4;
     fgmm_test_write_file(sealed, bytes, n);
@@ -211,7 +239,8 @@ int main(void)
     fgmm__h5_quiet();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(datasets_are_found_by_name_by_habit_or_alone),
-        cmocka_unit_test(angular_distance_is_noticed_on_file_and_dataset),
+        cmocka_unit_test(queries_are_the_test_rows_where_there_are_such),
+        cmocka_unit_test(a_distance_is_noticed_on_file_and_dataset),
         cmocka_unit_test(chunked_compressed_and_big_endian_rows_go_through_the_library),
         cmocka_unit_test(other_element_types_and_shapes_are_refused),
         cmocka_unit_test(truncated_and_damaged_files_are_refused),

@@ -53,11 +53,49 @@ static void neighbours_come_back_in_every_format(void **state)
     static const char *const names[] = {"gt.ibin", "gt.ivecs", "gt.h5"};
     for (int i = 0; i < 3; i++) {
         const char *path = fgmm_test_path(names[i]);
-        ASSERT_OK(fgmm__knn_write(path, &whole));
+        ASSERT_OK(fgmm__knn_write(path, &whole, NULL));
         assert_knn(path, i != 1);
-        ASSERT_OK(fgmm__knn_write(path, &bare));
+        ASSERT_OK(fgmm__knn_write(path, &bare, NULL));
         assert_knn(path, false);
         assert_int_equal(fgmm_test_leftovers(path), 0);
+    }
+}
+
+static void true_neighbours_are_written_as_ann_benchmarks_has_them_and_come_back_squared(void **state)
+{
+    (void)state;
+    const char *path = fgmm_test_path("truth.h5"), *names[] = {"euclidean", "angular", "dot"};
+    float test[QUERIES * 2] = {1, 2, 3, 4, 5, 6, 7, 8}, back[QUERIES * 2], squares[QUERIES * K],
+                         theirs[QUERIES * K];
+    const fgmm_knn whole = {QUERIES, K, ids, squares};
+    for (int i = 0; i < QUERIES * K; i++)
+        squares[i] = distances[i] * distances[i];
+    for (int metric = FGMM_L2; metric <= FGMM_IP; metric++) {
+        fgmm_knn_about about = {.metric = (fgmm_metric)metric, .dim = 2, .queries = test};
+        char text[32];
+        int64_t dim;
+        hid_t file = -1;
+        fgmm_knn knn;
+        ASSERT_OK(fgmm__knn_write(path, &whole, &about));
+        ASSERT_OK(fgmm__h5_open(path, NULL, &file));
+        ASSERT_OK(fgmm__h5_get_text(file, "distance", text, sizeof text));
+        assert_string_equal(text, names[metric]);
+        ASSERT_OK(fgmm__h5_get_text(file, "type", text, sizeof text));
+        assert_string_equal(text, "dense");
+        ASSERT_OK(fgmm__h5_get_i64(file, "dimension", &dim));
+        assert_int_equal(dim, 2);
+        ASSERT_OK(fgmm__h5_read(file, "/test", H5T_NATIVE_FLOAT, QUERIES * 2, back));
+        assert_memory_equal(back, test, sizeof test);
+        ASSERT_OK(fgmm__h5_read(file, "/distances", H5T_NATIVE_FLOAT, QUERIES * K, theirs));
+        for (int i = 0; i < QUERIES * K; i++)
+            assert_true(theirs[i] == (metric == FGMM_L2       ? distances[i]
+                                      : metric == FGMM_COSINE ? squares[i] / 2
+                                                              : squares[i]));
+        ASSERT_OK(fgmm__h5_close(file, path));
+        ASSERT_OK(fgmm__knn_read(path, &knn));
+        assert_memory_equal(knn.ids, ids, sizeof ids);
+        assert_memory_equal(knn.distances, squares, sizeof squares);
+        fgmm__knn_free(&knn);
     }
 }
 
@@ -71,7 +109,7 @@ static void ibin_is_the_layout_of_the_big_ann_benchmarks(void **state)
     for (int i = 0; i < QUERIES * K; i++)
         words[2 + i] = (int32_t)ids[i];
     memcpy(words + 2 + QUERIES * K, distances, sizeof distances);
-    ASSERT_OK(fgmm__knn_write(path, &whole));
+    ASSERT_OK(fgmm__knn_write(path, &whole, NULL));
     char *bytes = fgmm_test_read_file(path, &n);
     assert_int_equal(n, sizeof words);
     assert_memory_equal(bytes, words, n);
@@ -87,13 +125,13 @@ static void large_ids_need_64_bits(void **state)
     fgmm_knn back;
     unlink(path);
     fgmm_error_clear();
-    assert_int_equal(fgmm__knn_write(path, &knn), FGMM_ERR_INPUT);
+    assert_int_equal(fgmm__knn_write(path, &knn, NULL), FGMM_ERR_INPUT);
     assert_non_null(strstr(fgmm_error_message(), "2147483648"));
     assert_int_not_equal(access(path, F_OK), 0);
     assert_int_equal(fgmm_test_leftovers(path), 0);
     fgmm_error_clear();
-    assert_int_equal(fgmm__knn_write(fgmm_test_path("large.ivecs"), &knn), FGMM_ERR_INPUT);
-    ASSERT_OK(fgmm__knn_write(wide, &knn));
+    assert_int_equal(fgmm__knn_write(fgmm_test_path("large.ivecs"), &knn, NULL), FGMM_ERR_INPUT);
+    ASSERT_OK(fgmm__knn_write(wide, &knn, NULL));
     ASSERT_OK(fgmm__knn_read(wide, &back));
     assert_true(back.ids[0] == 1LL << 31);
     fgmm__knn_free(&back);
@@ -155,7 +193,7 @@ static void bad_files_are_refused(void **state)
     assert_refused(fgmm_test_path("gt.txt"), "unknown format");
     fgmm_knn knn = {1, 1, ids, NULL};
     fgmm_error_clear();
-    assert_int_equal(fgmm__knn_write(fgmm_test_path("out.txt"), &knn), FGMM_ERR_INPUT);
+    assert_int_equal(fgmm__knn_write(fgmm_test_path("out.txt"), &knn, NULL), FGMM_ERR_INPUT);
 }
 
 static void random_bytes_never_crash(void **state)
@@ -179,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(neighbours_come_back_in_every_format),
+        cmocka_unit_test(true_neighbours_are_written_as_ann_benchmarks_has_them_and_come_back_squared),
         cmocka_unit_test(ibin_is_the_layout_of_the_big_ann_benchmarks),
         cmocka_unit_test(large_ids_need_64_bits),
         cmocka_unit_test(hdf5_of_other_programs_is_read),

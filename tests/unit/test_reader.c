@@ -62,7 +62,7 @@ static void assert_holds(const char *path, fgmm_dtype dtype, const char *rows)
     assert_int_equal(reader->rows, ROWS);
     assert_int_equal(reader->dim, DIM);
     assert_int_equal(reader->dtype, dtype);
-    assert_false(reader->angular);
+    assert_string_equal(reader->distance, "");
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         size_t n = (size_t)(ranges[i][1] - ranges[i][0]);
         ASSERT_OK(fgmm__reader_read(reader, ranges[i][0], ranges[i][1], out));
