@@ -220,34 +220,47 @@ static bool header_is(cursor *c, int64_t rows)
     return same && take(c, 1) == 1 && take(c, 4) == 1;
 }
 
-static bool export_is(const fgmm_index *index, const char *path, bool primary_only, int64_t total)
+/* Rows are bytes: FAISS's scalar quantiser takes them as they are. */
+static bool quantizer_is(cursor *c)
 {
+    enum { AS_THEY_ARE = 5 };
+    bool same = take(c, 4) == AS_THEY_ARE && take(c, 4) == 0 && take(c, 4) == 0;
+    same = same && take(c, 8) == DIM && take(c, 8) == DIM && take(c, 8) == 0;
+    return same && take(c, 8) == DIM && take(c, 1) == 0;
+}
+
+static bool export_is(const fgmm_index *index, const char *path, const fgmm_faiss_options *options,
+                      int64_t total)
+{
+    size_t value_bytes = options->as_f32 ? sizeof(float) : 1;
     size_t n = 0;
     char *bytes = fgmm_test_read_file(path, &n);
     cursor c = {bytes, bytes + n};
-    bool same = tag_is(&c, "IwFl") && header_is(&c, total) && take(&c, 8) == K && take(&c, 8) == 1 &&
-                tag_is(&c, "IxF2") && header_is(&c, K) && take(&c, 8) == K * DIM &&
+    bool same = tag_is(&c, options->as_f32 ? "IwFl" : "IwSq") && header_is(&c, total) && take(&c, 8) == K &&
+                take(&c, 8) == 1 && tag_is(&c, "IxF2") && header_is(&c, K) && take(&c, 8) == K * DIM &&
                 memcmp(c.at, index->centroids, K * DIM * sizeof(float)) == 0;
     c.at += K * DIM * sizeof(float);
-    same = same && take(&c, 1) == 0 && take(&c, 8) == 0 && tag_is(&c, "ilar") && take(&c, 8) == K &&
-           take(&c, 8) == 4 * DIM && tag_is(&c, "full") && take(&c, 8) == K;
+    same = same && take(&c, 1) == 0 && take(&c, 8) == 0 && (options->as_f32 || quantizer_is(&c)) &&
+           tag_is(&c, "ilar") && take(&c, 8) == K && take(&c, 8) == value_bytes * DIM && tag_is(&c, "full") &&
+           take(&c, 8) == K;
     uint64_t sizes[K] = {0}, sum = 0;
     for (int32_t j = 0; same && j < K; j++)
         sum += sizes[j] = take(&c, 8);
     same = same && sum == (uint64_t)total;
     for (int32_t j = 0; same && j < K; j++) {
-        const char *ids = c.at + sizes[j] * DIM * sizeof(float);
+        const char *ids = c.at + sizes[j] * DIM * value_bytes;
         uint64_t i = 0;
         for (uint64_t p = index->offsets[j]; same && p < index->offsets[j + 1]; p++) {
-            if (primary_only && !fgmm__index_primary(index, p))
+            if (options->primary_only && !fgmm__index_primary(index, p))
                 continue;
             int64_t id;
             memcpy(&id, ids + i++ * sizeof id, sizeof id);
             same = id == fgmm__index_id(index, p);
             for (int32_t d = 0; same && d < DIM; d++) {
-                float value;
-                memcpy(&value, c.at, sizeof value);
-                c.at += sizeof value;
+                float value = (unsigned char)*c.at;
+                if (options->as_f32)
+                    memcpy(&value, c.at, sizeof value);
+                c.at += value_bytes;
                 same = value == (float)clusters.rows[id * DIM + d];
             }
         }
@@ -267,14 +280,15 @@ static void an_export_has_the_layout_of_faiss(void **state)
     char *path = strdup(fgmm_test_path(name));
     bool fine = true;
     for (int rule = 0; rule < 2; rule++)
-        for (int primary = 0; primary < 2; primary++) {
+        for (int way = 0; way < 4; way++) {
+            int primary = way % 2;
             fgmm_index *index = NULL;
             int64_t rows = 0;
-            fgmm_faiss_options options = {.primary_only = primary};
+            fgmm_faiss_options options = {.primary_only = primary, .as_f32 = way >= 2};
             fine = fine && fgmm_index_open(index_paths[rule], &index) == FGMM_OK &&
                    fgmm__export_faiss(index, path, &options, NULL, &rows) == FGMM_OK &&
                    rows == (primary ? ROWS : fgmm_index_postings(index)) &&
-                   export_is(index, path, primary, rows);
+                   export_is(index, path, &options, rows);
             fgmm_index_close(index);
         }
     remove(path);
