@@ -20,7 +20,9 @@ enum {
     FGMM_RNG_SYNTH_SCALE,  /* index: component * dim + dimension */
     FGMM_RNG_SYNTH_CHOICE, /* index: row */
     FGMM_RNG_SYNTH_NOISE,  /* index: row, sub: pair of dimensions */
-    FGMM_RNG_BENCH
+    FGMM_RNG_BENCH,
+    FGMM_RNG_BOOTSTRAP, /* index: drawing << 40 | place in it */
+    FGMM_RNG_HOLDOUT    /* index: query */
 };
 
 typedef struct {

@@ -16,13 +16,15 @@
 #include "base/status.h"
 
 /* One line a file src/cmd/NAME.c: {"info", "say what a file holds", fgmm__cmd_info}, in the order of a user's
- * day: fit, assign, build, search, groundtruth, convert, info, synth, export, bench. */
+ * day: fit, assign, build, search, groundtruth, eval, convert, info, synth, export,
+ * bench. */
 const fgmm_command fgmm__commands[] = {
     {"fit", "fit a mixture or k-means to rows", fgmm__cmd_fit},
     {"assign", "write the most likely components of every row", fgmm__cmd_assign},
     {"build", "put rows into inverted lists and write the index", fgmm__cmd_build},
     {"search", "find the nearest rows of queries, and tell recall against cost", fgmm__cmd_search},
     {"groundtruth", "find the exact nearest rows of queries", fgmm__cmd_groundtruth},
+    {"eval", "hold models and rules of lists against one another", fgmm__cmd_eval},
     {"export", "write an index for FAISS, or a model's centroids", fgmm__cmd_export},
     {"bench", "time the parts against what the machine can do", fgmm__cmd_bench},
     {"convert", "write rows in another format or element type", fgmm__cmd_convert},

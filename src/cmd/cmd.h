@@ -59,6 +59,7 @@ fgmm_status fgmm__cmd_assign(int argc, char **argv);
 fgmm_status fgmm__cmd_build(int argc, char **argv);
 fgmm_status fgmm__cmd_search(int argc, char **argv);
 fgmm_status fgmm__cmd_groundtruth(int argc, char **argv);
+fgmm_status fgmm__cmd_eval(int argc, char **argv);
 fgmm_status fgmm__cmd_convert(int argc, char **argv);
 fgmm_status fgmm__cmd_info(int argc, char **argv);
 fgmm_status fgmm__cmd_synth(int argc, char **argv);

@@ -34,8 +34,8 @@ void fgmm__distinct_destroy(fgmm_distinct *distinct)
     free(distinct);
 }
 
-/* Begins with an empty set that `n` rows fill to half at most. */
-static fgmm_status begin(fgmm_distinct *distinct, uint64_t n)
+/* `n` rows fill the set to half at most. */
+fgmm_status fgmm__distinct_begin(fgmm_distinct *distinct, uint64_t n)
 {
     fgmm_status status = FGMM_OK;
     uint64_t slots = distinct->slots > 0 ? distinct->slots : 1024;
@@ -57,7 +57,7 @@ cleanup:
     return status;
 }
 
-static bool add(fgmm_distinct *distinct, int64_t id)
+bool fgmm__distinct_add(fgmm_distinct *distinct, int64_t id)
 {
     uint64_t slot = (uint64_t)id * UINT64_C(0x9E3779B97F4A7C15) >> 20;
     for (;; slot++) {
@@ -79,10 +79,10 @@ fgmm_status fgmm__distinct_count(fgmm_distinct *distinct, const int64_t *lists, 
     uint64_t postings = 0;
     for (int32_t i = 0; i < n_lists; i++)
         postings += fgmm__index_list_size(index, (int32_t)lists[i]);
-    fgmm_status status = begin(distinct, postings);
+    fgmm_status status = fgmm__distinct_begin(distinct, postings);
     *count = 0;
     for (int32_t i = 0; i < n_lists && status == FGMM_OK; i++)
         for (uint64_t p = index->offsets[lists[i]]; p < index->offsets[lists[i] + 1]; p++)
-            *count += add(distinct, fgmm__index_id(index, p));
+            *count += fgmm__distinct_add(distinct, fgmm__index_id(index, p));
     return status;
 }

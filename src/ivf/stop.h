@@ -50,6 +50,18 @@ fgmm_status fgmm__stop_fit(const float *x, const int32_t *to_come, fgmm_stop_rul
 fgmm_status fgmm__stop_learn(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                              int32_t max_probes, fgmm_stop_rule *rule);
 
+/* Its parts, for those who want what it learns from. Local: refuses what cannot be learnt from or held in
+ * memory. */
+fgmm_status fgmm__stop_check(const fgmm_index *index, int64_t n, int32_t k, int32_t max_probes);
+/* Local. What n queries of this rank meet, x and to_come as in fgmm__stop_fit; max_probes at most the number
+ * of lists. */
+fgmm_status fgmm__stop_trace(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                             int32_t max_probes, float *x, int32_t *to_come);
+/* Collective. fgmm__stop_fit to all ranks' shares of the rule's queries: rank r of R brings the trace of
+ * queries [n r/R, n (r+1)/R). */
+fgmm_status fgmm__stop_fit_shares(fgmm_comm *comm, const float *my_x, const int32_t *my_to_come,
+                                  fgmm_stop_rule *rule);
+
 /* Collective. As fgmm__searcher_run, with a threshold in place of nprobe; the searcher's probing order must
  * be the rule's. */
 fgmm_status fgmm__searcher_run_rule(fgmm_searcher *searcher, const fgmm_stop_rule *rule, double threshold,

@@ -9,7 +9,7 @@ fault() {
 
 # A folder may include itself, its neighbours of the same level, and those of lower levels.
 declare -A level=([base]=0 [comm]=1 [device]=1 [io]=2 [data]=3 [model]=3 [backend]=4 [init]=5 [em]=5 [ivf]=5
-    [checkpoint]=6 [export]=6 [fit]=7 [cmd]=8)
+    [checkpoint]=6 [export]=6 [eval]=6 [fit]=7 [cmd]=8)
 
 folders=(src)
 [ -d kernels ] && folders+=(kernels)

@@ -1,0 +1,74 @@
+/* Judging lists: every index of a plan is built, searched by queries with exact neighbours, and removed
+ * again; what it costs to reach a recall is held against hard lists of k-means. */
+#ifndef FGMM_EVAL_EVAL_H
+#define FGMM_EVAL_EVAL_H
+
+#include "eval/plan.h"
+#include "eval/trace.h"
+
+typedef struct {
+    const char *const *names; /* of the models' files */
+    const fgmm_model *const *models;
+    int32_t n_models;
+    fgmm_eval_plan plan;
+    bool orders[2]; /* fgmm_probe_order: which are judged; hard lists of the reference always by centroid */
+    int32_t max_lists;  /* as in building */
+    int32_t max_probes; /* lists a query probes at most */
+    int32_t repeats;    /* timed searches a setting, of which the fastest counts; 0: none */
+    int32_t resamples;
+    uint64_t seed;
+    fgmm_resources resources;
+    const char *index; /* name of the index being judged */
+} fgmm_eval_options;
+
+/* What reaching a recall@10 costs a query; NaN where it is not reached (seconds: or not timed). */
+typedef struct {
+    double lists, scanned, distinct, seconds;
+    double training; /* distinct, of the queries that the stop rule was learnt from */
+    /* Cost of the reference over this one, distinct rows and centroids together, with 95 % of resamples. */
+    double ratio, low, high;
+    double ratio_rows; /* ... without the centroids */
+} fgmm_eval_cost;
+
+/* One index, one order of probing, one way of stopping. */
+typedef struct {
+    fgmm_eval_variant variant;
+    fgmm_probe_order probe_by;
+    bool learnt;          /* stops by a rule learnt from training queries; else after a number of lists */
+    double storage;       /* postings a row */
+    int32_t centroids;    /* distances to them, a query */
+    double build_seconds; /* of the index */
+    int32_t settings;
+    double *setting;                      /* [settings] lists or thresholds */
+    fgmm_eval_point *points;              /* [settings] */
+    double *seconds;                      /* [settings] a query; NaN where it was not timed */
+    int32_t target_at[FGMM_EVAL_TARGETS]; /* learnt: setting of the threshold learnt for each target */
+    fgmm_eval_cost costs[FGMM_EVAL_TARGETS];
+    double *drawn; /* [resamples][FGMM_EVAL_TARGETS] distinct rows, see fgmm__table_resample */
+} fgmm_eval_curve;
+
+typedef struct {
+    int32_t n, resamples;
+    fgmm_eval_curve *curves; /* the first is the reference */
+} fgmm_eval_report;
+
+/* Told, on every rank, of each curve as soon as it is known. */
+typedef void fgmm_eval_told(const fgmm_eval_options *options, const fgmm_eval_curve *curve);
+
+/* Collective; the report is the same on all ranks and, but for times, for any number of them. test and train
+ * have no query in common; k (10) neighbours are what the stop rule is learnt for. Both need 10 true
+ * neighbours a query. */
+fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_eval_options *options,
+                       const fgmm_eval_queries *test, const fgmm_eval_queries *train, fgmm_started *started,
+                       fgmm_eval_told *told, fgmm_eval_report *report);
+void fgmm__eval_free(fgmm_eval_report *report); /* of a zeroed one, too */
+
+/* The cost of `base` over that of `other` at a target, centroids counted, with its interval from paired
+ * resamples; NaN where one does not reach it. */
+fgmm_status fgmm__eval_compare(const fgmm_eval_report *report, int32_t base, int32_t other, int target,
+                               double *ratio, double *low, double *high);
+/* The curve that costs the training queries least at a target with at most `storage` postings a row; -1: none
+ * reaches it. */
+int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage);
+
+#endif

@@ -1,0 +1,297 @@
+#include "eval/judge.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "ivf/index.h"
+
+/* ---- a curve from its tables ---- */
+
+static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                                fgmm_probe_order order, bool learnt, const double *setting, int32_t settings,
+                                fgmm_eval_curve *curve)
+{
+    fgmm_status status = FGMM_OK;
+    *curve = (fgmm_eval_curve){.variant = *variant,
+                               .probe_by = order,
+                               .learnt = learnt,
+                               .storage = judge->storage,
+                               .centroids = judge->searcher->index->k,
+                               .build_seconds = judge->build_seconds,
+                               .settings = settings};
+    FGMM_ALLOC(curve->setting, settings, "a curve");
+    FGMM_ALLOC(curve->points, settings, "a curve");
+    FGMM_ALLOC(curve->seconds, settings, "a curve");
+    FGMM_ALLOC(curve->drawn, (int64_t)judge->options->resamples * FGMM_EVAL_TARGETS, "a curve");
+    memcpy(curve->setting, setting, (size_t)settings * sizeof *setting);
+    for (int32_t s = 0; s < settings; s++)
+        curve->seconds[s] = NAN;
+cleanup:
+    return status;
+}
+
+typedef struct {
+    double recall[FGMM_EVAL_MOST_SETTINGS], lists[FGMM_EVAL_MOST_SETTINGS], scanned[FGMM_EVAL_MOST_SETTINGS],
+        distinct[FGMM_EVAL_MOST_SETTINGS];
+} columns;
+
+static void split(const fgmm_eval_point *points, int32_t n, columns *out)
+{
+    for (int32_t s = 0; s < n; s++) {
+        out->recall[s] = points[s].recall[FGMM_EVAL_JUDGED];
+        out->lists[s] = points[s].lists;
+        out->scanned[s] = points[s].scanned;
+        out->distinct[s] = points[s].distinct;
+    }
+}
+
+static void cost_at_targets(fgmm_eval_curve *curve)
+{
+    columns c;
+    split(curve->points, curve->settings, &c);
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
+        fgmm_eval_place place = fgmm__curve_find(c.recall, curve->settings, fgmm__eval_targets[t]);
+        curve->costs[t] = (fgmm_eval_cost){.lists = fgmm__curve_cost(c.lists, place),
+                                           .scanned = fgmm__curve_cost(c.scanned, place),
+                                           .distinct = fgmm__curve_cost(c.distinct, place),
+                                           .seconds = NAN,
+                                           .training = NAN};
+    }
+}
+
+static fgmm_status cost_in_training(const fgmm_eval_table *table, fgmm_eval_curve *curve)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_eval_point *points = NULL;
+    columns c;
+    FGMM_ALLOC(points, table->settings, "a curve");
+    fgmm__table_means(table, points);
+    split(points, table->settings, &c);
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
+        curve->costs[t].training =
+            fgmm__curve_cost(c.distinct, fgmm__curve_find(c.recall, table->settings, fgmm__eval_targets[t]));
+cleanup:
+    free(points);
+    return status;
+}
+
+static fgmm_status fill(const fgmm_judge *judge, const fgmm_eval_table *test, const fgmm_eval_table *train,
+                        fgmm_eval_curve *curve)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_eval_options *options = judge->options;
+    fgmm__table_means(test, curve->points);
+    cost_at_targets(curve);
+    FGMM_TRY(cost_in_training(train, curve));
+    FGMM_TRY(fgmm__table_resample(test, options->seed, options->resamples,
+                                  judge->searcher->place.backend->threads, curve->drawn));
+cleanup:
+    return status;
+}
+
+/* ---- time, which takes real searches ---- */
+
+/* A search of the setting: found must be what the trace foretold. */
+static fgmm_status time_setting(const fgmm_judge *judge, const fgmm_stop_rule *rule, fgmm_eval_curve *curve,
+                                int32_t s, int64_t *ids, float *distances)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_eval_queries *test = judge->test;
+    const fgmm_eval_point *point = &curve->points[s];
+    int32_t k = fgmm__eval_ks[FGMM_EVAL_JUDGED];
+    fgmm_search_report report = {.seconds = 0};
+    curve->seconds[s] = INFINITY;
+    for (int32_t i = 0; i < judge->options->repeats; i++) {
+        FGMM_TRY(rule != NULL ? fgmm__searcher_run_rule(judge->searcher, rule, curve->setting[s], test->rows,
+                                                        test->n, ids, distances, &report)
+                              : fgmm__searcher_run(judge->searcher, test->rows, test->n, k,
+                                                   (int32_t)curve->setting[s], ids, distances, &report));
+        curve->seconds[s] = fmin(curve->seconds[s], report.seconds / (double)test->n);
+        fgmm__progress_add(test->n);
+    }
+    if (fabs(report.distinct - point->distinct) > 1e-9 * point->distinct ||
+        fabs(report.scanned - point->scanned) > 1e-9 * point->scanned)
+        FGMM_FAIL(FGMM_ERR_RUNTIME,
+                  "%s: a search met %.3f rows a query where its lists hold %.3f: this is a fault of the "
+                  "program's",
+                  judge->options->index, report.distinct, point->distinct);
+    double recall = fgmm__recall(ids, k, test->truth, test->truth_k, test->n);
+    if (fabs(recall - point->recall[FGMM_EVAL_JUDGED]) > 1e-3)
+        fgmm__warn(
+            "the true neighbours given are not the nearest in float64: searching returns %.4f of them, "
+            "its lists hold %.4f",
+            recall, point->recall[FGMM_EVAL_JUDGED]);
+cleanup:
+    return status;
+}
+
+/* Between timed settings time grows as the lists do, and beyond the last in their proportion. */
+static double seconds_after(const fgmm_eval_curve *curve, double lists)
+{
+    double x[FGMM_EVAL_MOST_SETTINGS], y[FGMM_EVAL_MOST_SETTINGS];
+    int32_t n = 0;
+    for (int32_t s = 0; s < curve->settings; s++)
+        if (!isnan(curve->seconds[s])) {
+            x[n] = curve->points[s].lists;
+            y[n++] = curve->seconds[s];
+        }
+    if (n == 0 || isnan(lists))
+        return NAN;
+    if (lists > x[n - 1])
+        return y[n - 1] * lists / x[n - 1];
+    return fgmm__curve_cost(y, fgmm__curve_find(x, n, lists));
+}
+
+static bool worth_timing(const fgmm_eval_curve *curve, int32_t s)
+{
+    if (curve->learnt) {
+        for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
+            if (curve->target_at[t] == s)
+                return true;
+        return false;
+    }
+    const double enough = 0.995;
+    int32_t nprobe = (int32_t)curve->setting[s];
+    bool power = (nprobe & (nprobe - 1)) == 0, reached = s > 0;
+    for (int32_t before = s - 1; reached && before >= 0; before--) /* the last power of two sufficed? */
+        if ((((int32_t)curve->setting[before]) & ((int32_t)curve->setting[before] - 1)) == 0) {
+            reached = curve->points[before].recall[FGMM_EVAL_JUDGED] >= enough;
+            break;
+        }
+    return power && !reached;
+}
+
+static fgmm_status time_curve(const fgmm_judge *judge, const fgmm_stop_rule *rule, fgmm_eval_curve *curve)
+{
+    fgmm_status status = FGMM_OK;
+    int64_t *ids = NULL, slots = judge->test->n * fgmm__eval_ks[FGMM_EVAL_JUDGED];
+    float *distances = NULL;
+    int32_t timed = 0;
+    if (judge->options->repeats == 0)
+        return FGMM_OK;
+    status = fgmm__alloc((size_t)slots, sizeof *ids, "results", (void **)&ids);
+    if (status == FGMM_OK)
+        status = fgmm__alloc((size_t)slots, sizeof *distances, "results", (void **)&distances);
+    FGMM_TRY(fgmm__comm_agree(judge->comm, status));
+    for (int32_t s = 0; s < curve->settings; s++)
+        timed += worth_timing(curve, s);
+    fgmm__progress_begin(judge->what, "queries", judge->test->n * judge->options->repeats * timed);
+    for (int32_t s = 0; s < curve->settings; s++)
+        if (worth_timing(curve, s))
+            FGMM_TRY(time_setting(judge, rule, curve, s, ids, distances));
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
+        curve->costs[t].seconds = seconds_after(curve, curve->costs[t].lists);
+cleanup:
+    fgmm__progress_end();
+    free(ids);
+    free(distances);
+    return status;
+}
+
+/* ---- against the reference ---- */
+
+static fgmm_status hold_against_reference(const fgmm_judge *judge, fgmm_eval_curve *curve)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_eval_report *report = judge->report;
+    const fgmm_eval_curve *reference = &report->curves[0];
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
+        fgmm_eval_cost *cost = &curve->costs[t];
+        FGMM_TRY(fgmm__eval_compare(report, 0, report->n - 1, t, &cost->ratio, &cost->low, &cost->high));
+        cost->ratio_rows = reference->costs[t].distinct / cost->distinct;
+    }
+cleanup:
+    return fgmm__comm_agree(judge->comm, status);
+}
+
+/* ---- the two ways of stopping ---- */
+
+/* The curve is the report's from here on, whatever happens to it. */
+static fgmm_eval_curve *next_curve(const fgmm_judge *judge)
+{
+    return &judge->report->curves[judge->report->n++];
+}
+
+static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                               fgmm_probe_order order, const fgmm_eval_trace *test,
+                               const fgmm_eval_trace *train)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_eval_table test_table = {.queries = 0}, train_table = {.queries = 0};
+    fgmm_eval_curve *curve = next_curve(judge);
+    int32_t nprobe[FGMM_EVAL_MOST_SETTINGS], settings = fgmm__plan_nprobe(test->lists, nprobe);
+    double setting[FGMM_EVAL_MOST_SETTINGS];
+    for (int32_t s = 0; s < settings; s++)
+        setting[s] = nprobe[s];
+    FGMM_TRY(fgmm__trace_fixed(judge->comm, test, judge->test, nprobe, settings, &test_table));
+    FGMM_TRY(fgmm__trace_fixed(judge->comm, train, judge->train, nprobe, settings, &train_table));
+    status = curve_create(judge, variant, order, false, setting, settings, curve);
+    if (status == FGMM_OK)
+        status = fill(judge, &test_table, &train_table, curve);
+    FGMM_TRY(fgmm__comm_agree(judge->comm, status));
+    FGMM_TRY(time_curve(judge, NULL, curve));
+    FGMM_TRY(hold_against_reference(judge, curve));
+    judge->told(judge->options, curve);
+cleanup:
+    fgmm__table_free(&test_table);
+    fgmm__table_free(&train_table);
+    return status;
+}
+
+static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                                fgmm_probe_order order, const fgmm_eval_trace *test,
+                                const fgmm_eval_trace *train)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_comm *comm = judge->comm;
+    fgmm_eval_table test_table = {.queries = 0}, train_table = {.queries = 0};
+    fgmm_eval_curve *curve = next_curve(judge);
+    fgmm_stop_rule rule = {.k = fgmm__eval_ks[FGMM_EVAL_JUDGED],
+                           .max_probes = train->lists,
+                           .probe_by = order,
+                           .queries = judge->train->n};
+    double thresholds[FGMM_EVAL_MOST_SETTINGS];
+    FGMM_TRY(fgmm__stop_fit_shares(comm, train->x, train->to_come, &rule));
+    int32_t settings = fgmm__plan_thresholds(&rule, thresholds);
+    FGMM_TRY(fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, &test_table));
+    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, &train_table));
+    status = curve_create(judge, variant, order, true, thresholds, settings, curve);
+    if (status == FGMM_OK)
+        status = fill(judge, &test_table, &train_table, curve);
+    FGMM_TRY(fgmm__comm_agree(comm, status));
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
+        while (thresholds[curve->target_at[t]] > rule.thresholds[t])
+            curve->target_at[t]++;
+    FGMM_TRY(time_curve(judge, &rule, curve));
+    FGMM_TRY(hold_against_reference(judge, curve));
+    judge->told(judge->options, curve);
+cleanup:
+    fgmm__table_free(&test_table);
+    fgmm__table_free(&train_table);
+    return status;
+}
+
+fgmm_status fgmm__judge(fgmm_judge *judge, const fgmm_eval_variant *variant, fgmm_probe_order order)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_eval_options *options = judge->options;
+    int32_t k = judge->searcher->index->k, lists = options->max_probes < k ? options->max_probes : k,
+            neighbors = fgmm__eval_ks[FGMM_EVAL_JUDGED];
+    fgmm_eval_trace test = {.n = 0}, train = {.n = 0};
+    FGMM_TRY(fgmm__searcher_probe_by(judge->searcher, order));
+    fgmm__progress_begin(judge->what, "queries",
+                         (judge->test->n + judge->train->n) / fgmm_comm_size(judge->comm));
+    FGMM_TRY(fgmm__trace(judge->searcher, judge->train, lists, neighbors, &train));
+    FGMM_TRY(fgmm__trace(judge->searcher, judge->test, lists, neighbors, &test));
+    fgmm__progress_end();
+    FGMM_TRY(judge_fixed(judge, variant, order, &test, &train));
+    if (lists > 1)
+        FGMM_TRY(judge_learnt(judge, variant, order, &test, &train));
+cleanup:
+    fgmm__progress_end();
+    fgmm__trace_free(&test);
+    fgmm__trace_free(&train);
+    return status;
+}
