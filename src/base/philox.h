@@ -21,8 +21,10 @@ enum {
     FGMM_RNG_SYNTH_CHOICE, /* index: row */
     FGMM_RNG_SYNTH_NOISE,  /* index: row, sub: pair of dimensions */
     FGMM_RNG_BENCH,
-    FGMM_RNG_BOOTSTRAP, /* index: drawing << 40 | place in it */
-    FGMM_RNG_HOLDOUT    /* index: query */
+    FGMM_RNG_BOOTSTRAP,   /* index: drawing << 40 | place in it */
+    FGMM_RNG_HOLDOUT,     /* index: query */
+    FGMM_RNG_DRAW_CHOICE, /* index: row */
+    FGMM_RNG_DRAW_NOISE   /* index: row, sub: pair of dimensions */
 };
 
 typedef struct {

@@ -30,6 +30,7 @@ const fgmm_command fgmm__commands[] = {
     {"convert", "write rows in another format or element type", fgmm__cmd_convert},
     {"info", "say what a file holds", fgmm__cmd_info},
     {"synth", "write the rows of a known mixture", fgmm__cmd_synth},
+    {"sample", "write rows drawn from a model", fgmm__cmd_sample},
     {NULL, NULL, NULL},
 };
 

@@ -82,15 +82,6 @@ static fgmm_status check_finite(const copier *copy, const int64_t *rows, int64_t
                                           (size_t)r * (size_t)copy->dim * fgmm_dtype_bytes(copy->from));
 }
 
-static int64_t count_clipped(const float *values, size_t n, float low, float high)
-{
-    int64_t clipped = 0;
-#pragma omp simd reduction(+ : clipped)
-    for (size_t i = 0; i < n; i++)
-        clipped += values[i] < low || values[i] > high;
-    return clipped;
-}
-
 static fgmm_status convert_piece(copier *copy, const int64_t *rows, int64_t begin, int64_t n)
 {
     int32_t column;
@@ -99,10 +90,7 @@ static fgmm_status convert_piece(copier *copy, const int64_t *rows, int64_t begi
         return FGMM_OK;
     fgmm__to_f32(copy->from, copy->in, values, copy->floats);
     fgmm__from_f32(copy->to, copy->floats, values, copy->out);
-    if (copy->to == FGMM_U8)
-        copy->clipped += count_clipped(copy->floats, values, -0.5f, 255.5f);
-    if (copy->to == FGMM_I8)
-        copy->clipped += count_clipped(copy->floats, values, -128.5f, 127.5f);
+    copy->clipped += fgmm__count_clipped(copy->to, copy->floats, values);
     int64_t r = fgmm__find_nonfinite(copy->to, copy->out, n, copy->dim, &column);
     if (r < 0)
         return FGMM_OK;

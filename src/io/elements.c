@@ -167,3 +167,15 @@ int64_t fgmm__find_nonfinite(fgmm_dtype dtype, const void *rows, int64_t n, int3
     }
     return -1;
 }
+
+int64_t fgmm__count_clipped(fgmm_dtype dtype, const float *in, size_t n)
+{
+    int64_t clipped = 0;
+    if (dtype != FGMM_U8 && dtype != FGMM_I8)
+        return 0;
+    float low = dtype == FGMM_U8 ? -0.5f : -128.5f, high = dtype == FGMM_U8 ? 255.5f : 127.5f;
+#pragma omp simd reduction(+ : clipped)
+    for (size_t i = 0; i < n; i++)
+        clipped += in[i] < low || in[i] > high;
+    return clipped;
+}

@@ -51,5 +51,7 @@ void fgmm__to_f32(fgmm_dtype dtype, const void *in, size_t n, float *out);
 void fgmm__to_f64(fgmm_dtype dtype, const void *in, size_t n, double *out);
 /* Rounds to nearest, saturates u8 and i8. */
 void fgmm__from_f32(fgmm_dtype dtype, const float *in, size_t n, void *out);
+/* How many of the values saturate: none for floats. */
+int64_t fgmm__count_clipped(fgmm_dtype dtype, const float *in, size_t n);
 
 #endif

@@ -18,21 +18,34 @@ const fgmm_covariance_type *fgmm__covariance_type(fgmm_covariance covariance)
     return types[covariance];
 }
 
-/* S = L L'; U = L'^-1 scaled. LAPACK reads our row-major lower triangle as its column-major upper one. */
+/* LAPACK reads our row-major lower triangle as its column-major upper one. */
+bool fgmm__cholesky(const double *matrix, int32_t dim, double *lower)
+{
+    int n = dim, info = 0;
+    size_t size = (size_t)dim;
+    memcpy(lower, matrix, size * size * sizeof *lower);
+    dpotrf_("U", &n, lower, &n, &info);
+    if (info != 0)
+        return false;
+    for (size_t i = 0; i < size; i++) {
+        if (!(lower[i * size + i] > 0) || !isfinite(lower[i * size + i]))
+            return false;
+        for (size_t j = i + 1; j < size; j++)
+            lower[i * size + j] = 0;
+    }
+    return true;
+}
+
+/* U = L'^-1 scaled. */
 bool fgmm__factor_matrix(const double *matrix, int32_t dim, double *factor, double *log2_det)
 {
     int n = dim, info = 0;
     size_t size = (size_t)dim;
-    memcpy(factor, matrix, size * size * sizeof *factor);
-    dpotrf_("U", &n, factor, &n, &info);
-    if (info != 0)
+    if (!fgmm__cholesky(matrix, dim, factor))
         return false;
     *log2_det = 0;
-    for (size_t i = 0; i < size; i++) {
-        if (!(factor[i * size + i] > 0) || !isfinite(factor[i * size + i]))
-            return false;
+    for (size_t i = 0; i < size; i++)
         *log2_det += 2 * log2(factor[i * size + i]);
-    }
     dtrtri_("U", "N", &n, factor, &n, &info);
     if (info != 0)
         return false;

@@ -38,6 +38,9 @@ extern const fgmm_covariance_type fgmm__spherical, fgmm__diag, fgmm__tied, fgmm_
 /* 1/2 log2(e): turns a squared Mahalanobis distance into bits. */
 #define FGMM_HALF_LOG2E 0.72134752044448170368
 
+/* S = L L': L [dim][dim] lower, zeros above the diagonal; false if S is not positive definite. */
+bool fgmm__cholesky(const double *matrix, int32_t dim, double *lower);
+
 /* Factors one matrix: S [dim][dim] -> U [dim][dim] upper with |xU|^2 = 1/2 log2(e) x'S^-1 x; false if S is
  * not positive definite. */
 bool fgmm__factor_matrix(const double *matrix, int32_t dim, double *factor, double *log2_det);

@@ -26,7 +26,6 @@ done
 fails 2 'unknown command `fly`' fly
 fails 2 'did you mean `fit`?' fot
 fails 2 '`plan` is not part of this version' plan -n 1M
-fails 2 '`sample` is not part of this version' sample
 fails 2 '`--precision fast` is not part of this version' fit "$data" -k 3 -o m.h5 --precision fast
 for later in --n-init --train-rows=5 --weights; do
     fails 2 "\`${later%=*}\` is not part of this version" fit "$data" -k 3 -o m.h5 "$later"
