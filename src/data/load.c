@@ -74,12 +74,13 @@ cleanup:
     return status;
 }
 
-static fgmm_status load_rows(fgmm_shard *shard, loading *l)
+static fgmm_status load_rows(fgmm_shard *shard, loading *l, bool streamed)
 {
     fgmm_status status = FGMM_OK;
     FGMM_TRY(load_segment(shard, l, shard->begin, shard->host_begin, NULL));
     FGMM_TRY(load_segment(shard, l, shard->host_begin, shard->stream_begin, shard->host_rows));
-    FGMM_TRY(load_segment(shard, l, shard->stream_begin, shard->end, NULL));
+    if (streamed)
+        FGMM_TRY(load_segment(shard, l, shard->stream_begin, shard->end, NULL));
     FGMM_TRY(fgmm__shard_quiesce(shard, shard->comm));
 cleanup:
     return status;
@@ -104,7 +105,7 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__shard_load(fgmm_shard *shard, double *min, double *max)
+static fgmm_status load(fgmm_shard *shard, bool streamed, double *min, double *max)
 {
     fgmm_status status = FGMM_OK;
     loading l = {0};
@@ -119,11 +120,13 @@ fgmm_status fgmm__shard_load(fgmm_shard *shard, double *min, double *max)
     if (status == FGMM_OK)
         status = fgmm__alloc((size_t)dim, sizeof *high, "the range of the data", (void **)&high);
     if (status == FGMM_OK)
-        status = load_rows(shard, &l);
+        status = load_rows(shard, &l, streamed);
     if (status != FGMM_OK && status != FGMM_STOPPED)
         fgmm__comm_announce_failure(shard->comm);
     FGMM_TRY(fgmm__comm_agree(shard->comm, status));
-    FGMM_TRY(reduce_range(shard, l.range, low, high, min, max));
+    if (streamed)
+        FGMM_TRY(reduce_range(shard, l.range, low, high, min, max));
+    shard->streamed_seen = streamed;
     shard->times.pass_seconds += fgmm__seconds() - began;
 cleanup:
     if (status != FGMM_OK) /* a thread or a copy may still be at work on the shard's memory */
@@ -133,4 +136,14 @@ cleanup:
     free(low);
     free(high);
     return status;
+}
+
+fgmm_status fgmm__shard_load(fgmm_shard *shard, double *min, double *max)
+{
+    return load(shard, true, min, max);
+}
+
+fgmm_status fgmm__shard_load_resident(fgmm_shard *shard)
+{
+    return load(shard, false, NULL, NULL);
 }

@@ -22,40 +22,52 @@ static int64_t tile_end(const fgmm_shard *shard, int64_t row, int64_t tile_rows)
 
 static int64_t ring_tile(const fgmm_shard *shard, int64_t row)
 {
-    return (row - shard->stream_begin) / shard->layout.tile_rows;
+    return (row - shard->pass.ring_begin) / shard->layout.tile_rows;
 }
 
 static void start_ring(fgmm_shard *shard)
 {
-    fgmm__ring_start(shard->ring, shard->stream_begin, shard->end, NULL);
+    fgmm__ring_check_rows(shard->ring, !shard->streamed_seen);
+    fgmm__ring_start(shard->ring, shard->pass.ring_begin, shard->end, NULL);
     shard->pass.ring_started = true;
 }
 
-static fgmm_status start(fgmm_shard *shard, bool host)
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static fgmm_status start(fgmm_shard *shard, bool host, int64_t row)
 {
     fgmm_status status = fgmm__shard_quiesce(shard, shard->comm);
     if (status != FGMM_OK)
         return status;
     shard->pass = (fgmm_shard_pass){
         .host = host || shard->device == NULL,
-        .position = shard->begin,
-        .upload_position = shard->host_begin,
+        .position = row,
+        .ring_begin = most(row, shard->stream_begin),
+        .upload_position = most(row, shard->host_begin),
         .started = fgmm__seconds(),
     };
     /* A host pass downloads device rows into a buffer of the ring first. */
-    if (!shard->pass.host || shard->host_begin == shard->begin)
+    if (!shard->pass.host || row >= shard->host_begin)
         start_ring(shard);
     return FGMM_OK;
 }
 
 fgmm_status fgmm__shard_start(fgmm_shard *shard)
 {
-    return start(shard, false);
+    return start(shard, false, shard->begin);
+}
+
+fgmm_status fgmm__shard_start_at(fgmm_shard *shard, int64_t row)
+{
+    return start(shard, false, row);
 }
 
 fgmm_status fgmm__shard_start_host(fgmm_shard *shard)
 {
-    return start(shard, true);
+    return start(shard, true, shard->begin);
 }
 
 /* ---- tiles in host memory ---- */
@@ -209,6 +221,7 @@ fgmm_status fgmm__shard_next(fgmm_shard *shard, fgmm_tile *tile)
     FGMM_TRY(fgmm__comm_tick(shard->comm));
     FGMM_TRY(give_back_last(shard));
     if (pass->position == shard->end) {
+        shard->streamed_seen = true;
         shard->times.pass_seconds += fgmm__seconds() - pass->started;
         pass->started = fgmm__seconds();
         goto cleanup;

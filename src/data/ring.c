@@ -6,6 +6,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
+#include "data/dataset.h"
+
 /* A tile is read in slices of about this size, so that several threads work on the tile that is waited for.
  */
 static const int64_t slice_bytes = (int64_t)4 << 20;
@@ -32,6 +35,8 @@ struct fgmm_ring {
     int64_t released;                   /* tiles below it may be overwritten */
     int slices_left[FGMM_RING_BUFFERS]; /* not yet read, of the latest tile begun in each buffer */
     int busy;                           /* threads that are reading */
+    double busy_since, busy_seconds;    /* since when, and how long before that, any was */
+    bool check;                         /* rows are looked at for NaN and infinities */
     fgmm_status status;                 /* of the first failed read */
 };
 
@@ -89,11 +94,16 @@ static void *read_slices(void *argument)
         int64_t tile, begin, end;
         take_slice(ring, &tile, &begin, &end);
         char *to = tile_rows_at(ring, tile) + (size_t)(begin - tile_begin(ring, tile)) * ring->row_bytes;
-        ring->busy++;
+        bool check = ring->check;
+        if (ring->busy++ == 0)
+            ring->busy_since = fgmm__seconds();
         pthread_mutex_unlock(&ring->lock);
         fgmm_status status = fgmm_dataset_read(ring->dataset, begin, end, to);
+        if (status == FGMM_OK && check)
+            status = fgmm__dataset_check_finite(ring->dataset, begin, end - begin, to);
         pthread_mutex_lock(&ring->lock);
-        ring->busy--;
+        if (--ring->busy == 0)
+            ring->busy_seconds += fgmm__seconds() - ring->busy_since;
         ring->slices_left[tile % FGMM_RING_BUFFERS]--;
         if (ring->status == FGMM_OK)
             ring->status = status;
@@ -263,4 +273,21 @@ void fgmm__ring_release(fgmm_ring *ring, int64_t tile)
 void *fgmm__ring_buffer(fgmm_ring *ring)
 {
     return ring->buffers[0];
+}
+
+void fgmm__ring_check_rows(fgmm_ring *ring, bool check)
+{
+    pthread_mutex_lock(&ring->lock);
+    ring->check = check;
+    pthread_mutex_unlock(&ring->lock);
+}
+
+double fgmm__ring_read_seconds(fgmm_ring *ring)
+{
+    pthread_mutex_lock(&ring->lock);
+    double seconds = ring->busy_seconds;
+    if (ring->busy > 0)
+        seconds += fgmm__seconds() - ring->busy_since;
+    pthread_mutex_unlock(&ring->lock);
+    return seconds;
 }

@@ -18,6 +18,9 @@ void fgmm__ring_destroy(fgmm_ring *ring); /* accepts NULL; ends a run that is un
 /* Begins a run over global rows [begin, end), cut into tiles from `begin` on; one under way is ended first.
  * into: rows are read to their place in this memory ([end - begin] rows), else into the buffers. */
 void fgmm__ring_start(fgmm_ring *ring, int64_t begin, int64_t end, void *into);
+/* Whether the threads also refuse rows with a NaN or an infinity (fgmm__dataset_check_finite), from the next
+ * run on; they do not at first. */
+void fgmm__ring_check_rows(fgmm_ring *ring, bool check);
 void fgmm__ring_stop(fgmm_ring *ring); /* returns when no thread writes any more */
 
 /* Whether a tile of the run (numbered from 0) is there. */
@@ -28,5 +31,7 @@ fgmm_status fgmm__ring_wait(fgmm_ring *ring, int64_t tile, fgmm_comm *comm, void
 void fgmm__ring_release(fgmm_ring *ring, int64_t tile);
 /* The first buffer, for other uses between runs. */
 void *fgmm__ring_buffer(fgmm_ring *ring);
+/* Seconds in which at least one thread was reading, so far. */
+double fgmm__ring_read_seconds(fgmm_ring *ring);
 
 #endif

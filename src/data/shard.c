@@ -195,6 +195,7 @@ int64_t fgmm__shard_peak_host_bytes(const fgmm_shard *shard)
 void fgmm__shard_times(const fgmm_shard *shard, fgmm_shard_times *out)
 {
     *out = shard->times;
+    out->read_seconds = fgmm__ring_read_seconds(shard->ring);
 }
 
 fgmm_status fgmm__shard_wait_read(fgmm_shard *shard, int64_t tile, void **rows)

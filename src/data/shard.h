@@ -39,18 +39,26 @@ int64_t fgmm__shard_peak_host_bytes(const fgmm_shard *shard); /* buffers and res
  * another). To be called once, before the first pass. Shows progress. FGMM_STOPPED on request. */
 fgmm_status fgmm__shard_load(fgmm_shard *shard, double *min, double *max);
 
+/* The same for the resident rows alone, without a range: streamed rows are not read before the first pass,
+ * whose reader threads look at them and refuse what `load` would (so does every pass until one came to its
+ * end). */
+fgmm_status fgmm__shard_load_resident(fgmm_shard *shard);
+
 /* A pass: start, then next until tile->rows is 0. Local. `next` hands out tiles in row order; a tile's memory
  * is valid until the work that was enqueued on the device's stream before the following `next` call is done
  * (CUDA), or until the following `next` call (CPU). It ticks the communicator and returns FGMM_STOPPED or the
  * tick's failure; the pass is then over. */
 fgmm_status fgmm__shard_start(fgmm_shard *shard);
+/* From global row `row` of the shard on, a multiple of FGMM_QUANTUM. */
+fgmm_status fgmm__shard_start_at(fgmm_shard *shard, int64_t row);
 fgmm_status fgmm__shard_next(fgmm_shard *shard, fgmm_tile *tile);
 /* Host copy of tiles: as next, but data is always host memory (for packing rows in list building). */
 fgmm_status fgmm__shard_start_host(fgmm_shard *shard);
 
-/* What set the pace of the passes so far: seconds spent waiting for reads, for copies, and in all. */
+/* What set the pace of the passes so far: seconds spent waiting for reads, for copies, and in all; and those
+ * in which reader threads were at work. */
 typedef struct {
-    double read_wait_seconds, copy_wait_seconds, pass_seconds;
+    double read_wait_seconds, copy_wait_seconds, pass_seconds, read_seconds;
     int64_t bytes_read, bytes_copied;
 } fgmm_shard_times;
 void fgmm__shard_times(const fgmm_shard *shard, fgmm_shard_times *out);

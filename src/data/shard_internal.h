@@ -20,6 +20,7 @@ typedef struct {
     bool host;            /* tiles are wanted in host memory */
     bool ring_started;    /* reading of the streamed rows is under way */
     int64_t position;     /* first global row of the next tile */
+    int64_t ring_begin;   /* first global row that comes through the ring */
     fgmm_tile_place last; /* of the tile before it, and where that began */
     int64_t last_begin;
     int64_t uploaded, handed; /* tiles enqueued for upload to slots, and of these handed out */
@@ -40,6 +41,7 @@ struct fgmm_shard {
     char *device_rows, *host_rows; /* resident memory, NULL where there is none */
     int64_t host_bytes;            /* taken for resident rows and buffers */
     fgmm_ring *ring;
+    bool streamed_seen; /* all streamed rows were looked at for NaN and infinities */
     fgmm_shard_slot slots[FGMM_DEVICE_BUFFERS];
     fgmm_shard_pass pass;
     fgmm_shard_times times;

@@ -48,7 +48,7 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
     };
     FGMM_TRY(
         fgmm__comm_agree(comm, fgmm__shard_create(dataset, comm, place->device, &options, &place->shard)));
-    FGMM_TRY(fgmm__comm_agree(comm, fgmm__shard_load(place->shard, NULL, NULL)));
+    FGMM_TRY(fgmm__comm_agree(comm, fgmm__shard_load_resident(place->shard)));
     if (started != NULL)
         FGMM_TRY(fgmm__comm_agree(
             comm, started(place->device, fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard),

@@ -254,6 +254,73 @@ static void a_value_that_is_not_finite_is_named_alike_on_all_ranks(void **state)
             }
 }
 
+/* Reads the rest of a pass; the ranks agree on what came of it. */
+static fgmm_status read_all(fgmm_shard *shard)
+{
+    fgmm_tile tile;
+    fgmm_status status = fgmm__shard_start(shard);
+    do
+        status = status != FGMM_OK ? status : fgmm__shard_next(shard, &tile);
+    while (status == FGMM_OK && tile.rows > 0);
+    return fgmm__comm_agree(comm, status);
+}
+
+static void streamed_rows_are_looked_at_by_the_first_pass_where_none_did_before(void **state)
+{
+    (void)state;
+    for (int residency = FGMM_RESIDENCY_HOST; residency <= FGMM_RESIDENCY_STREAM; residency++) {
+        bool streamed = residency == FGMM_RESIDENCY_STREAM;
+        fgmm_dataset *dataset = open_data(FGMM_F32);
+        fgmm_shard_options options = {.residency = (fgmm_residency)residency, .tile_rows = 1024};
+        fgmm_shard *sound = create(dataset, &options);
+        bool ok = fgmm__shard_load_resident(sound) == FGMM_OK && read_all(sound) == FGMM_OK;
+        ok &= check_pass(sound, dataset, true, 1024, INT64_MAX);
+        assert_true(on_all_ranks(ok));
+        fgmm__shard_destroy(sound);
+        if (rank == 0)
+            fgmm_test_poke_bin(paths[1], FGMM_F32, DIM, SECOND_ROWS - 3, 5, NAN);
+        MPI_Barrier(MPI_COMM_WORLD);
+        fgmm_shard *bad = create(dataset, &options);
+        ok = fgmm__shard_load_resident(bad) == (streamed ? FGMM_OK : FGMM_ERR_INPUT);
+        ok &= !streamed || read_all(bad) == FGMM_ERR_INPUT;
+        ok &= strstr(fgmm_error_message(), "holds a NaN (column 5;") != NULL;
+        assert_true(on_all_ranks(ok));
+        fgmm__shard_destroy(bad);
+        close_data(dataset);
+    }
+}
+
+static void a_pass_may_begin_at_any_quantum(void **state)
+{
+    (void)state;
+    fgmm_dataset *dataset = open_data(FGMM_F32);
+    int64_t quantum = ring_bytes(FGMM_F32) / 4;
+    const fgmm_shard_options ways[] = {
+        {.residency = FGMM_RESIDENCY_HOST, .tile_rows = 1024},
+        {.residency = FGMM_RESIDENCY_STREAM, .tile_rows = 2048},
+        {.residency = FGMM_RESIDENCY_AUTO, .host_memory_bytes = 5 * quantum, .tile_rows = 1024}};
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        fgmm_shard *shard = create(dataset, &ways[w]);
+        bool ok = fgmm__shard_load(shard, NULL, NULL) == FGMM_OK;
+        int64_t end = fgmm__shard_end(shard);
+        for (int64_t from = fgmm__shard_begin(shard); ok && from < end; from += FGMM_QUANTUM) {
+            fgmm_tile tile = {.rows = 1};
+            int64_t row = from;
+            float first[DIM];
+            ok &= fgmm__shard_start_at(shard, from) == FGMM_OK;
+            for (; ok && tile.rows > 0; row += tile.rows) {
+                ok &= fgmm__shard_next(shard, &tile) == FGMM_OK && tile.begin == row;
+                ok &= tile.rows == 0 || (fgmm_dataset_read(dataset, row, row + 1, first) == FGMM_OK &&
+                                         memcmp(first, tile.data, sizeof first) == 0);
+            }
+            ok &= row == end;
+        }
+        assert_true(on_all_ranks(ok));
+        fgmm__shard_destroy(shard);
+    }
+    close_data(dataset);
+}
+
 static void more_ranks_than_quanta_leave_some_without_rows(void **state)
 {
     (void)state;
@@ -319,6 +386,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_forced_residency_that_does_not_fit_is_refused_alike),
         cmocka_unit_test(a_pass_may_be_left_at_any_tile),
         cmocka_unit_test(a_value_that_is_not_finite_is_named_alike_on_all_ranks),
+        cmocka_unit_test(streamed_rows_are_looked_at_by_the_first_pass_where_none_did_before),
+        cmocka_unit_test(a_pass_may_begin_at_any_quantum),
         cmocka_unit_test(more_ranks_than_quanta_leave_some_without_rows),
         cmocka_unit_test(a_stop_ends_load_and_passes),
     };
