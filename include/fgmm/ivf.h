@@ -74,6 +74,9 @@ typedef struct {
     int store_vectors;  /* 1 */
     const char *ids;    /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
                            each of one row alone; NULL: row numbers */
+    const char *checkpoint; /* a file for the record of a build that is stopped or fails once all lists are
+                               known; they lie beside it, 4 bytes a posting. NULL: nothing is kept */
+    int resume;             /* go on from the checkpoint; without one start afresh */
     fgmm_resources resources;
     int64_t window_bytes;   /* a rank gathers so many bytes of its region of the file before writing them; 0:
                                from the memory there is */
@@ -93,8 +96,9 @@ typedef struct {
 
 void fgmm_build_defaults(fgmm_build_options *options);
 /* Collective. Writes the index at `path` when it is whole; searches are by the dataset's metric: FGMM_IP
- * takes a model of FGMM_L2. report may be NULL. A stop request leaves nothing and is FGMM_ERR_RUNTIME: there
- * is no checkpoint to go on from. */
+ * takes a model of FGMM_L2. report may be NULL. FGMM_STOPPED: stopped on request, and the checkpoint is
+ * written. Without a checkpoint a stop leaves nothing and is FGMM_ERR_RUNTIME. The lists of the rows lie in
+ * files beside the checkpoint, or in nameless ones beside `path`, while it works. */
 fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
                        const char *path, const fgmm_build_options *options, fgmm_build_report *report);
 

@@ -1,8 +1,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/event.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "cmd/resources.h"
 #include "ivf/ivf.h"
@@ -13,7 +15,9 @@ static const char description[] =
     "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
 
 /* Minus infinity, which nobody can type: not given. */
-static const char *output, *ids;
+static const char *output, *ids, *checkpoint;
+static char default_checkpoint[4096];
+static bool resume;
 static int rule = FGMM_ASSIGN_HARD, vectors = 0, metric = -1;
 static double tau = -INFINITY, lambda = -INFINITY, epsilon = -INFINITY, replication = -INFINITY;
 static int64_t max_lists = 8, neighbors, window_bytes, exchange_bytes;
@@ -52,6 +56,10 @@ static const fgmm_option table[] = {
      "of the free memory)"},
     {"--exchange", FGMM_OPT_BYTES, &exchange_bytes, "BYTES",
      "bytes a rank sends in one round of the exchange (64MiB)"},
+    {"--checkpoint", FGMM_OPT_TEXT, &checkpoint, "FILE",
+     "where a build that is stopped says how far it came; the rows' lists lie beside it meanwhile, 4 bytes a "
+     "posting (INDEX.h5.ckpt)"},
+    {"--resume", FGMM_OPT_FLAG, &resume, NULL, "go on from the checkpoint; without one, start afresh"},
     {"--sketch", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
@@ -86,6 +94,11 @@ static fgmm_status check(int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
     FGMM_TRY(check_number("--replication", replication, 1, -1));
     FGMM_TRY(fgmm__cmd_check_output(output));
+    if (checkpoint == NULL) {
+        snprintf(default_checkpoint, sizeof default_checkpoint, "%s.ckpt", output);
+        checkpoint = default_checkpoint;
+    }
+    FGMM_TRY(fgmm__cmd_check_output(checkpoint));
 cleanup:
     return status;
 }
@@ -106,6 +119,8 @@ static fgmm_build_options options_given(void)
         options.neighbors = (int32_t)neighbors;
     options.store_vectors = vectors == 0;
     options.ids = ids;
+    options.checkpoint = checkpoint;
+    options.resume = resume;
     options.resources = fgmm__cmd_resources(&resources);
     options.window_bytes = window_bytes;
     options.exchange_bytes = exchange_bytes;
@@ -193,12 +208,34 @@ static fgmm_status announce(const fgmm_device *device, int64_t my_rows, const ch
     return fgmm__cmd_start_event("build", device, my_rows, residency);
 }
 
+/* True when --resume finds the work done: an index of this shape and no checkpoint. */
+static fgmm_status already_whole(const fgmm_dataset *dataset, const fgmm_model *model, bool *whole)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_index *index = NULL;
+    *whole = false;
+    if (!resume || access(checkpoint, F_OK) == 0 || access(output, F_OK) != 0)
+        return FGMM_OK;
+    FGMM_TRY(fgmm_index_open(output, &index));
+    if (fgmm_index_rows(index) != fgmm_dataset_rows(dataset) ||
+        fgmm_index_lists(index) != fgmm_model_k(model) || fgmm_index_dim(index) != fgmm_model_dim(model) ||
+        fgmm_index_dtype(index) != fgmm_dataset_dtype(dataset) ||
+        fgmm_index_metric(index) != fgmm_dataset_metric(dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole index, but of other data; remove it or give another -o",
+                  output);
+    *whole = true;
+    fgmm__info("%s: already whole, nothing to do (to build anew, remove it or leave --resume out)", output);
+cleanup:
+    fgmm_index_close(index);
+    return status;
+}
+
 fgmm_status fgmm__cmd_build(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
     const char **arguments = NULL;
     int n_arguments = 0;
-    bool done;
+    bool done, whole = false;
     fgmm_dataset *dataset = NULL;
     fgmm_model *model = NULL;
     fgmm_build_report report;
@@ -207,7 +244,12 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
     if (done)
         goto cleanup;
     fgmm_comm *comm = fgmm__cmd_comm();
-    FGMM_TRY(fgmm__comm_agree(comm, open_inputs(arguments, n_arguments, &dataset, &model)));
+    status = open_inputs(arguments, n_arguments, &dataset, &model);
+    if (status == FGMM_OK)
+        status = already_whole(dataset, model, &whole);
+    FGMM_TRY(fgmm__comm_agree(comm, status));
+    if (whole)
+        goto cleanup;
     int64_t n_rows = fgmm_dataset_rows(dataset);
     fgmm_build_options options = options_given();
     FGMM_TRY(fgmm__build(comm, dataset, model, output, &options, announce, &report));
@@ -216,6 +258,9 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
         log_end(&report, n_rows);
     }
 cleanup:
+    if (status == FGMM_STOPPED)
+        fgmm__fail(FGMM_STOPPED, "stopped on request; checkpoint %s: run the same line with --resume",
+                   checkpoint);
     fgmm_dataset_close(dataset);
     fgmm_model_destroy(model);
     free(arguments);

@@ -81,6 +81,7 @@ static const char *kind_of(const char *format)
         const char *format, *kind;
     } kinds[] = {{"fgmm-model", "model"},
                  {"fgmm-checkpoint", "checkpoint of a fit"},
+                 {"fgmm-build", "checkpoint of a build"},
                  {"fgmm-ivf", "index"},
                  {"fgmm-knn", "neighbours"}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)

@@ -19,7 +19,7 @@ typedef struct {
     int64_t row_bytes;
     int64_t tile_rows;                /* 0: by size */
     int64_t host_bytes, device_bytes; /* caps a rank */
-    int64_t host_taken, device_taken; /* of these, what the backend needs beside the shard */
+    int64_t host_taken, device_taken; /* of these, what is needed beside the shard */
     int64_t
         host_held; /* what the process held before: leaves less to choose from, but is no reason to refuse */
 } fgmm_layout_request;

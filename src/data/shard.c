@@ -52,8 +52,8 @@ static fgmm_status agree_request(const fgmm_shard *shard, const fgmm_shard_optio
     bool cpu = shard->device == NULL;
     /* Largest of the negated caps: the smallest cap. */
     int64_t weakest[] = {-host_cap(options, shard->comm), -device_cap(options, shard->comm, shard->device),
-                         options->backend_bytes, held(options, shard->device)};
-    fgmm_status status = fgmm__comm_max_i64(shard->comm, weakest, 4);
+                         options->backend_bytes, held(options, shard->device), options->reserved_bytes};
+    fgmm_status status = fgmm__comm_max_i64(shard->comm, weakest, 5);
     *out = (fgmm_layout_request){
         .residency = options->residency,
         .has_device = !cpu,
@@ -62,7 +62,7 @@ static fgmm_status agree_request(const fgmm_shard *shard, const fgmm_shard_optio
         .tile_rows = options->tile_rows,
         .host_bytes = -weakest[0],
         .device_bytes = -weakest[1],
-        .host_taken = cpu ? weakest[2] : 0,
+        .host_taken = weakest[4] + (cpu ? weakest[2] : 0),
         .device_taken = cpu ? 0 : weakest[2],
         .host_held = weakest[3],
     };

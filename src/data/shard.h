@@ -18,6 +18,7 @@ typedef struct {
                                   would count it */
     int64_t tile_rows;         /* 0: by size; rounded up to whole quanta */
     int64_t backend_bytes;     /* device (CUDA) or host (CPU) memory the backend needs beside the shard */
+    int64_t reserved_bytes;    /* host memory that others will take of the cap */
 } fgmm_shard_options;
 
 /* Collective: residency is decided alike on all ranks (the weakest decides) and agreed. `device` NULL: CPU

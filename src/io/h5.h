@@ -1,6 +1,6 @@
 /* HDF5 with its habits kept in one place: a lock (the library is not thread-safe), errors as statuses,
  * attributes, whole datasets, and the 512-byte user block that holds length and hash of the file. HDF5 types
- * stay inside io/, model/model_file.c, checkpoint/ and ivf/index_file.c. */
+ * stay inside io/, model/model_file.c, checkpoint/, ivf/index_file.c and ivf/stage.c. */
 #ifndef FGMM_IO_H5_H
 #define FGMM_IO_H5_H
 

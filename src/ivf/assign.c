@@ -39,23 +39,43 @@ cleanup:
 /* Labels of a slice: 32 MiB with their responsibilities. */
 enum { SLICE_LABELS = 4 << 20 };
 
-fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, bool nearest, int32_t top,
-                                  fgmm_assigner **out)
+static fgmm_status create_on(fgmm_workplace *place, fgmm_backend *backend, const fgmm_model *model,
+                             bool nearest, int32_t top, fgmm_assigner **out)
 {
     fgmm_status status = FGMM_OK;
     fgmm_assigner *assigner = NULL;
-    fgmm_backend *backend = place->backend;
     FGMM_ALLOC(assigner, 1, "assignments");
     assigner->place = place;
+    assigner->backend = backend;
     assigner->top = top;
     FGMM_TRY(fgmm__components_create(model, nearest, NULL, NULL, &assigner->components));
     FGMM_TRY(backend->ops->assign_begin(backend, assigner->components, top));
-    FGMM_TRY(fgmm__shard_start(place->shard));
     *out = assigner;
     assigner = NULL;
 cleanup:
     fgmm__assigner_destroy(assigner);
     return status;
+}
+
+fgmm_status fgmm__assigner_create(fgmm_workplace *place, const fgmm_model *model, bool nearest, int32_t top,
+                                  fgmm_assigner **out)
+{
+    fgmm_status status = create_on(place, place->backend, model, nearest, top, out);
+    return status != FGMM_OK ? status : fgmm__shard_start(place->shard);
+}
+
+fgmm_status fgmm__assigner_create_second(fgmm_workplace *place, const fgmm_model *model, bool nearest,
+                                         int32_t top, fgmm_assigner **out)
+{
+    return create_on(place, place->second, model, nearest, top, out);
+}
+
+fgmm_status fgmm__assigner_leave_out(fgmm_assigner *assigner, const fgmm_labels *known)
+{
+    fgmm_shard *shard = assigner->place->shard;
+    int64_t begin = fgmm__shard_begin(shard), end = fgmm__shard_end(shard);
+    assigner->known = known;
+    return fgmm__shard_start_at(shard, fgmm__labels_find(known, begin, end, false));
 }
 
 static void free_arrays(fgmm_assigner *assigner)
@@ -94,16 +114,30 @@ cleanup:
     return status;
 }
 
+/* The next rows of the shard's tile, or of the next one, from number `at` of *whole on; at = whole->rows
+ * where there are none that are not known. */
+static int64_t next_unknown(const fgmm_assigner *assigner)
+{
+    const fgmm_tile *whole = &assigner->whole;
+    int64_t at = assigner->tile.begin + assigner->tile.rows - whole->begin;
+    if (assigner->known == NULL || at >= whole->rows)
+        return at;
+    return fgmm__labels_find(assigner->known, whole->begin + at, whole->begin + whole->rows, false) -
+           whole->begin;
+}
+
 /* Goes on within the shard's tile, or to the next one. Slices begin where tiles may. */
 static fgmm_status next_slice(fgmm_assigner *assigner)
 {
     fgmm_tile *whole = &assigner->whole, *tile = &assigner->tile;
-    int64_t at = tile->begin + tile->rows - whole->begin, most = SLICE_LABELS / assigner->top;
-    if (at >= whole->rows) {
+    int64_t at = next_unknown(assigner), most = SLICE_LABELS / assigner->top;
+    while (at >= whole->rows) {
         fgmm_status status = fgmm__shard_next(assigner->place->shard, whole);
-        if (status != FGMM_OK)
+        *tile = *whole;
+        tile->rows = 0;
+        if (status != FGMM_OK || whole->rows == 0)
             return status;
-        at = 0;
+        at = next_unknown(assigner);
     }
     *tile = *whole;
     tile->begin += at;
@@ -111,15 +145,17 @@ static fgmm_status next_slice(fgmm_assigner *assigner)
     most -= most % FGMM_QUANTUM;
     if (tile->rows > most)
         tile->rows = most;
+    if (assigner->known != NULL)
+        tile->rows =
+            fgmm__labels_find(assigner->known, tile->begin, tile->begin + tile->rows, true) - tile->begin;
     tile->data = (const char *)whole->data + (size_t)at * (size_t)whole->dim * fgmm_dtype_bytes(whole->dtype);
     return FGMM_OK;
 }
 
-fgmm_status fgmm__assigner_next(fgmm_assigner *assigner)
+static fgmm_status assign_slice(fgmm_assigner *assigner)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_backend *backend = assigner->place->backend;
-    FGMM_TRY(next_slice(assigner));
+    fgmm_backend *backend = assigner->backend;
     if (assigner->tile.rows == 0)
         goto cleanup;
     FGMM_TRY(make_room(assigner, assigner->tile.rows));
@@ -127,6 +163,18 @@ fgmm_status fgmm__assigner_next(fgmm_assigner *assigner)
                                        assigner->log_density));
 cleanup:
     return status;
+}
+
+fgmm_status fgmm__assigner_next(fgmm_assigner *assigner)
+{
+    fgmm_status status = next_slice(assigner);
+    return status != FGMM_OK ? status : assign_slice(assigner);
+}
+
+fgmm_status fgmm__assigner_follow(fgmm_assigner *second, const fgmm_assigner *first)
+{
+    second->tile = first->tile;
+    return assign_slice(second);
 }
 
 fgmm_status fgmm__assigner_host_rows(fgmm_assigner *assigner, const void **rows)

@@ -8,16 +8,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "data/dataset.h"
 #include "data/memory.h"
 #include "io/ids.h"
 #include "ivf/assign.h"
 #include "ivf/exchange.h"
 #include "ivf/graph.h"
 #include "ivf/index.h"
-#include "ivf/rules.h"
+#include "ivf/stage.h"
+#include "model/model.h"
 
 enum { EXCHANGE_BYTES = 64 << 20, LEAST_WINDOW_BYTES = 64 << 20 };
 
@@ -39,6 +42,7 @@ struct build {
     fgmm_rule rule;
     fgmm_graph *graph; /* of --assign need */
     bool multi;
+    fgmm_stage stage;
     fgmm_ids *user_ids; /* NULL: row numbers */
     size_t row_bytes;   /* 0: vectors are not stored */
     fgmm_labels *labels;
@@ -47,6 +51,7 @@ struct build {
     uint64_t *offsets;                /* [k+1] */
     uint64_t *hashes;                 /* [k] this rank's share of the lists' hashes, then the whole */
     int64_t postings, region, window; /* in all; owned by a rank; written at once */
+    bool lists_kept;                  /* for another run */
     fgmm_exchange *exchange;
     fgmm_index_writer *writer;
     /* the window being filled: postings [begin, begin + n) */
@@ -55,11 +60,11 @@ struct build {
     uint8_t *primary;
     char *vectors;
     /* where packing stands in the pass */
-    fgmm_tile tile;
-    int64_t *tile_ids; /* [tile_capacity] the user's, of the tile's rows */
-    int64_t tile_capacity;
-    int64_t row, copy, label; /* row of the tile, of its lists, of all labels of the rank */
-    int64_t *cursor;          /* [k] number of the next posting of each list */
+    fgmm_label_block block;
+    fgmm_tile tile;                /* the rows around the block; none where vectors are not stored */
+    int64_t user_id[FGMM_QUANTUM]; /* of the block's rows */
+    int32_t row, copy, label;      /* row of the block, of its lists, of all lists of the block */
+    int64_t *cursor;               /* [k] number of the next posting of each list */
 };
 
 void fgmm_build_defaults(fgmm_build_options *options)
@@ -97,21 +102,114 @@ cleanup:
 
 /* ---- pass 1: assign ---- */
 
-static fgmm_status assign(struct build *b)
+static uint64_t hash_doubles(const double *values, size_t n, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(values, n * sizeof *values, seed);
+}
+
+/* The model and the options that decide a row's lists. */
+static uint64_t options_hash(const struct build *b)
+{
+    const fgmm_rule *rule = &b->rule;
+    const fgmm_model *model = b->model;
+    size_t k = (size_t)model->k, dim = (size_t)model->dim;
+    const double numbers[] = {(double)rule->rule,
+                              (double)rule->max_lists,
+                              rule->tau,
+                              rule->lambda,
+                              rule->epsilon,
+                              rule->soar_limit,
+                              rule->replication,
+                              (double)rule->neighbors,
+                              (double)model->algorithm,
+                              (double)model->covariance};
+    uint64_t hash = hash_doubles(numbers, sizeof numbers / sizeof *numbers, 0);
+    hash = hash_doubles(model->weights, k, hash);
+    hash = hash_doubles(model->means, k * dim, hash);
+    hash = hash_doubles(model->origin, dim, hash);
+    return hash_doubles(model->covariances, fgmm__covariance_count(model->covariance, model->k, model->dim),
+                        hash);
+}
+
+static fgmm_status open_stage(struct build *b, const char *path)
+{
+    const fgmm_build_options *options = b->options;
+    fgmm_stage_record made_from = {.data = fgmm__dataset_fingerprint(b->dataset),
+                                   .options = options_hash(b),
+                                   .rows = fgmm_dataset_rows(b->dataset)};
+    return fgmm__stage_open(b->comm, options->checkpoint, path, options->resume, &made_from, &b->stage);
+}
+
+/* The lists of all rows as an earlier run found them. */
+static fgmm_status take_lists(struct build *b)
 {
     fgmm_status status = FGMM_OK;
-    FGMM_TRY(fgmm__rule_apply(&b->rule, &b->place, b->model, &b->labels));
+    const fgmm_rule_files *files = &b->stage.files;
+    fgmm_labels_shape shape =
+        fgmm__rule_shape(&b->rule, files, fgmm__shard_begin(b->place.shard), fgmm__shard_end(b->place.shard));
+    FGMM_TRY(fgmm__labels_create(&shape, &b->labels));
+    FGMM_TRY(files->take(files->context, b->labels));
+    if (fgmm__labels_find(b->labels, shape.begin, shape.end, false) < shape.end)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: rows are missing from its files; remove it", b->stage.path);
+cleanup:
+    return status;
+}
+
+/* Collective. */
+static fgmm_status find_lists(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__stage_check_backend(&b->stage, b->place.backend->ops->name)));
+    fgmm__stage_rule(&b->stage, &b->rule);
+    if (b->stage.record.complete)
+        FGMM_TRY(fgmm__comm_agree(b->comm, take_lists(b)));
+    else
+        FGMM_TRY(fgmm__rule_apply(&b->rule, &b->place, b->model, &b->stage.files, &b->labels));
     fgmm__graph_destroy(b->graph);
     b->graph = NULL;
-    for (int64_t i = 0; i < b->labels->n; i++)
-        b->counts[b->labels->lists[i]]++;
     b->report.tau = b->rule.tau;
     b->report.epsilon = b->rule.epsilon;
     b->report.soar_limit = b->rule.soar_limit;
     b->report.least_gain = b->rule.least_gain;
     b->report.looked_all = b->rule.looked_all;
+    FGMM_TRY(fgmm__stage_save(&b->stage, b->labels, &b->rule, true, false));
+    b->lists_kept = b->stage.path != NULL;
 cleanup:
     return status;
+}
+
+/* Begins to go through the rank's rows, block by block; so does next_block. */
+static void rewind_blocks(struct build *b)
+{
+    b->block = (fgmm_label_block){.begin = fgmm__shard_begin(b->place.shard)};
+    b->tile = (fgmm_tile){.begin = b->block.begin};
+    b->row = b->copy = b->label = 0;
+}
+
+/* The lists of the next rows; block.rows 0 behind the last. */
+static fgmm_status next_block(struct build *b)
+{
+    enum { BLOCKS_BETWEEN_TICKS = 64 };
+    fgmm_status status = FGMM_OK;
+    int64_t begin = b->block.begin + b->block.rows;
+    b->row = b->copy = b->label = 0;
+    b->block = (fgmm_label_block){.begin = begin};
+    if (begin / FGMM_QUANTUM % BLOCKS_BETWEEN_TICKS == 0)
+        FGMM_TRY(fgmm__comm_tick(b->comm));
+    if (begin < fgmm__shard_end(b->place.shard))
+        FGMM_TRY(fgmm__labels_block(b->labels, begin, &b->block));
+cleanup:
+    return status;
+}
+
+static fgmm_status count_lists(struct build *b)
+{
+    fgmm_status status;
+    rewind_blocks(b);
+    while ((status = next_block(b)) == FGMM_OK && b->block.rows > 0)
+        for (int32_t i = 0; i < b->block.n; i++)
+            b->counts[b->block.lists[i]]++;
+    return fgmm__comm_agree(b->comm, status);
 }
 
 /* ---- numbering the postings ---- */
@@ -214,31 +312,31 @@ static bool pack_posting(struct build *b, int32_t list, int64_t posting)
     char *slot = fgmm__exchange_slot(b->exchange, (int)(posting / b->region));
     if (slot == NULL)
         return false;
-    const char *row = (const char *)b->tile.data + (size_t)b->row * b->row_bytes;
+    int64_t row = b->block.begin + b->row;
+    const char *bytes = (const char *)b->tile.data + (size_t)(row - b->tile.begin) * b->row_bytes;
     item_header header = {.posting = (uint64_t)posting,
                           .primary = b->copy == 0,
-                          .id = b->user_ids != NULL ? b->tile_ids[b->row] : b->tile.begin + b->row};
+                          .id = b->user_ids != NULL ? b->user_id[b->row] : row};
     memcpy(slot, &header, sizeof header);
-    memcpy(slot + sizeof header, row, b->row_bytes);
-    if (b->row_bytes > 0)
-        b->hashes[list] += fgmm__row_hash(row, b->row_bytes, (uint64_t)posting - b->offsets[list]);
+    if (b->row_bytes == 0)
+        return true;
+    memcpy(slot + sizeof header, bytes, b->row_bytes);
+    b->hashes[list] += fgmm__row_hash(bytes, b->row_bytes, (uint64_t)posting - b->offsets[list]);
     return true;
 }
 
-static fgmm_status next_tile(struct build *b)
+/* The lists of the next rows, and, where vectors are stored, the rows. */
+static fgmm_status next_rows(struct build *b)
 {
     fgmm_status status = FGMM_OK;
-    FGMM_TRY(fgmm__shard_next(b->place.shard, &b->tile));
-    b->row = 0;
-    if (b->user_ids == NULL || b->tile.rows == 0)
+    FGMM_TRY(next_block(b));
+    int64_t begin = b->block.begin;
+    if (b->block.rows == 0)
         goto cleanup;
-    if (b->tile_capacity < b->tile.rows) {
-        free(b->tile_ids);
-        b->tile_ids = NULL;
-        FGMM_ALLOC(b->tile_ids, b->tile.rows, "ids of a tile");
-        b->tile_capacity = b->tile.rows;
-    }
-    FGMM_TRY(fgmm__ids_read(b->user_ids, b->tile.begin, b->tile.begin + b->tile.rows, b->tile_ids));
+    if (b->row_bytes > 0 && begin == b->tile.begin + b->tile.rows)
+        FGMM_TRY(fgmm__shard_next(b->place.shard, &b->tile));
+    if (b->user_ids != NULL)
+        FGMM_TRY(fgmm__ids_read(b->user_ids, begin, begin + b->block.rows, b->user_id));
 cleanup:
     return status;
 }
@@ -249,19 +347,17 @@ static fgmm_status pack(struct build *b, int64_t window, bool *over)
 {
     *over = false;
     for (;;) {
-        for (; b->row < b->tile.rows; b->row++, b->copy = 0) {
-            int64_t in_shard = b->tile.begin + b->row - fgmm__shard_begin(b->place.shard);
-            for (; b->copy < fgmm__labels_count(b->labels, in_shard); b->copy++, b->label++) {
-                int32_t list = b->labels->lists[b->label];
+        for (; b->row < b->block.rows; b->row++, b->copy = 0)
+            for (; b->copy < fgmm__label_count(&b->block, b->row); b->copy++, b->label++) {
+                int32_t list = b->block.lists[b->label];
                 int64_t posting = b->cursor[list];
                 if (posting % b->region / b->window == window && !pack_posting(b, list, posting))
                     return FGMM_OK;
                 b->cursor[list]++;
             }
-        }
-        fgmm__progress_add(b->tile.rows);
-        fgmm_status status = next_tile(b);
-        *over = status == FGMM_OK && b->tile.rows == 0;
+        fgmm__progress_add(b->block.rows);
+        fgmm_status status = next_rows(b);
+        *over = status == FGMM_OK && b->block.rows == 0;
         if (status != FGMM_OK || *over)
             return status;
     }
@@ -278,7 +374,8 @@ static void place(struct build *b, int64_t n)
         b->ids[at] = header.id;
         if (b->multi)
             b->primary[at] = header.primary;
-        memcpy(b->vectors + (size_t)at * b->row_bytes, item + sizeof header, b->row_bytes);
+        if (b->row_bytes > 0)
+            memcpy(b->vectors + (size_t)at * b->row_bytes, item + sizeof header, b->row_bytes);
     }
 }
 
@@ -288,9 +385,9 @@ static fgmm_status exchange_window(struct build *b, int64_t window)
     bool over = false, any_more = true;
     int64_t received;
     memcpy(b->cursor, b->first, (size_t)b->k * sizeof *b->cursor);
-    b->tile = (fgmm_tile){0};
-    b->row = b->copy = b->label = 0;
-    FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__shard_start_host(b->place.shard)));
+    rewind_blocks(b);
+    if (b->row_bytes > 0)
+        FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__shard_start_host(b->place.shard)));
     while (any_more) {
         status = over ? fgmm__comm_tick(b->comm) : pack(b, window, &over);
         if (status != FGMM_OK)
@@ -343,6 +440,22 @@ cleanup:
     return status;
 }
 
+/* What is left of a run that failed, for another one: all lists once they are found, and those found so far
+ * where it was stopped. */
+static fgmm_status leave(struct build *b, fgmm_status status)
+{
+    bool found = b->lists_kept;
+    if (status == FGMM_STOPPED && b->options->checkpoint != NULL) {
+        fgmm_status saved = fgmm__stage_save(&b->stage, found ? NULL : b->labels, &b->rule, false, true);
+        b->lists_kept = saved == FGMM_OK;
+        return saved == FGMM_OK ? FGMM_STOPPED : saved;
+    }
+    if (status == FGMM_ERR_RUNTIME && found)
+        fgmm__info("%s: keeps the lists of all rows; the same line with --resume goes on from there",
+                   b->stage.path);
+    return status;
+}
+
 static void release(struct build *b)
 {
     fgmm__index_abandon(b->writer);
@@ -351,7 +464,6 @@ static void release(struct build *b)
     fgmm__graph_destroy(b->graph);
     fgmm__workplace_close(&b->place);
     fgmm__ids_close(b->user_ids);
-    free(b->tile_ids);
     free(b->counts);
     free(b->first);
     free(b->cursor);
@@ -362,38 +474,55 @@ static void release(struct build *b)
     free(b->vectors);
 }
 
+/* All but leaving. */
+static fgmm_status make(struct build *b, const char *path, fgmm_started *started)
+{
+    fgmm_status status = FGMM_OK;
+    double start = fgmm__seconds();
+    FGMM_TRY(fgmm__comm_agree(b->comm, check(b)));
+    FGMM_TRY(open_stage(b, path));
+    if (b->rule.rule == FGMM_ASSIGN_NEED && !b->stage.record.complete)
+        FGMM_TRY(fgmm__graph_create(b->comm, b->dataset, b->model, path, b->options, &b->graph));
+    b->rule.graph = b->graph;
+    fgmm_workplace_needs needs = {.shape = fgmm_model_covariance(b->model),
+                                  .k = b->k,
+                                  .second = fgmm__rule_takes_two(&b->rule, b->model)};
+    FGMM_TRY(
+        fgmm__workplace_open_for(b->comm, b->dataset, &b->options->resources, &needs, started, &b->place));
+    FGMM_TRY(find_lists(b));
+    FGMM_TRY(count_lists(b));
+    b->report.assign_seconds = fgmm__seconds() - start;
+    FGMM_TRY(number_postings(b));
+    FGMM_TRY(size_windows(b));
+    FGMM_TRY(fgmm__comm_agree(b->comm, make_room(b)));
+    FGMM_TRY(create_file(b, path));
+    FGMM_TRY(write_windows(b));
+    snprintf(b->report.residency, sizeof b->report.residency, "%s", fgmm__shard_where(b->place.shard));
+    FGMM_TRY(finish(b));
+    b->lists_kept = false;
+    b->report.seconds = fgmm__seconds() - start;
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
                         const char *path, const fgmm_build_options *options, fgmm_started *started,
                         fgmm_build_report *report)
 {
-    fgmm_status status = FGMM_OK;
     struct build b = {.comm = comm, .dataset = dataset, .model = model, .options = options};
-    double start = fgmm__seconds();
-    FGMM_TRY(fgmm__comm_agree(comm, check(&b)));
-    if (b.rule.rule == FGMM_ASSIGN_NEED)
-        FGMM_TRY(fgmm__graph_create(comm, dataset, model, path, options, &b.graph));
-    b.rule.graph = b.graph;
-    FGMM_TRY(fgmm__workplace_open(comm, dataset, &options->resources, fgmm_model_covariance(model), b.k,
-                                  started, &b.place));
-    FGMM_TRY(assign(&b));
-    b.report.assign_seconds = fgmm__seconds() - start;
-    FGMM_TRY(number_postings(&b));
-    FGMM_TRY(size_windows(&b));
-    FGMM_TRY(fgmm__comm_agree(comm, make_room(&b)));
-    FGMM_TRY(create_file(&b, path));
-    FGMM_TRY(write_windows(&b));
-    snprintf(b.report.residency, sizeof b.report.residency, "%s", fgmm__shard_where(b.place.shard));
-    FGMM_TRY(finish(&b));
-    b.report.seconds = fgmm__seconds() - start;
-    if (report != NULL)
+    fgmm_status status = make(&b, path, started);
+    if (status == FGMM_OK && report != NULL)
         *report = b.report;
-cleanup:
+    if (status != FGMM_OK)
+        status = leave(&b, status);
     release(&b);
-    return fgmm__stopped_without_trace(status, path);
+    fgmm__stage_close(&b.stage, status == FGMM_OK || !(b.lists_kept || options->resume));
+    return status;
 }
 
 fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
                        const char *path, const fgmm_build_options *options, fgmm_build_report *report)
 {
-    return fgmm__build(comm, dataset, model, path, options, NULL, report);
+    fgmm_status status = fgmm__build(comm, dataset, model, path, options, NULL, report);
+    return options->checkpoint != NULL ? status : fgmm__stopped_without_trace(status, path);
 }

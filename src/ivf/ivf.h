@@ -8,7 +8,8 @@
 /* Told once device and shard are ready (residency NULL: no rows are kept); all ranks call it together. */
 typedef fgmm_status fgmm_started(const fgmm_device *device, int64_t my_rows, const char *residency);
 
-/* The public functions with a watcher, which may be NULL. */
+/* The public functions with a watcher, which may be NULL. A build that is stopped is FGMM_STOPPED here, even
+ * where there is no checkpoint to go on from. */
 fgmm_status fgmm__assign(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,
                          const char *path, const fgmm_assign_options *options, fgmm_started *started,
                          fgmm_assign_report *report);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "io/reader.h"
@@ -50,7 +51,8 @@ fgmm_status fgmm__rule_create(const fgmm_build_options *options, int32_t k, fgmm
                        .max_lists = options->max_lists,
                        .neighbors = options->neighbors,
                        .window_bytes = options->window_bytes,
-                       .replication = options->replication};
+                       .replication = options->replication,
+                       .known = INFINITY};
     if (!(out->tau <= 1))
         FGMM_FAIL(FGMM_ERR_INPUT, "--tau %g: a responsibility is at most 1", out->tau);
     if (options->max_lists < 1 || options->max_lists > FGMM_MAX_TOP)
@@ -99,6 +101,7 @@ static fgmm_status assign_likely(const fgmm_rule *rule, fgmm_workplace *place, c
     fgmm_status status = FGMM_OK;
     fgmm_assigner *assigner = NULL;
     FGMM_TRY(fgmm__assigner_create(place, model, false, rule->max_lists, &assigner));
+    FGMM_TRY(fgmm__assigner_leave_out(assigner, labels));
     for (;;) {
         FGMM_TRY(fgmm__assigner_next(assigner));
         if (assigner->tile.rows == 0)
@@ -119,7 +122,7 @@ typedef struct {
     fgmm_spill spill;
     fgmm_workplace *place;
     fgmm_assigner *assigner; /* the nearest centroids of each row */
-    const int32_t *first;    /* [rows of the shard] first lists; NULL: the nearest */
+    fgmm_assigner *first;    /* the first lists; NULL: the nearest */
     fgmm_labels *labels;
     fgmm_near_list **work; /* [threads][k] */
     double **x;            /* [threads][dim] */
@@ -128,9 +131,6 @@ typedef struct {
     int32_t *lists;        /* [ROUND_ROWS][most] */
     double *keys;          /* [ROUND_ROWS][most] */
     fgmm_spilled *spilled; /* [ROUND_ROWS] */
-    /* of the pass */
-    int64_t looked_all;
-    double known;
 } spilling;
 
 static void release(spilling *s)
@@ -150,6 +150,7 @@ static void release(spilling *s)
     free(s->keys);
     free(s->spilled);
     fgmm__assigner_destroy(s->assigner);
+    fgmm__assigner_destroy(s->first);
 }
 
 static fgmm_status make_room(spilling *s)
@@ -177,18 +178,17 @@ static void spill_row(spilling *s, int64_t i, const void *row, int64_t at)
     const fgmm_assigner *assigner = s->assigner;
     int32_t *lists = s->lists + at * s->spill.most, dim = s->spill.dim;
     const int32_t *nearest = assigner->labels + i * assigner->top;
-    int64_t in_shard = assigner->tile.begin + i - fgmm__shard_begin(s->place->shard);
     double *x = s->x[omp_get_thread_num()];
     float *x32 = s->x32[omp_get_thread_num()];
     fgmm__to_f32(assigner->tile.dtype, row, (size_t)dim, x32);
     for (int32_t d = 0; d < dim; d++)
         x[d] = (double)x32[d];
-    lists[0] = s->first != NULL ? s->first[in_shard] : nearest[0];
+    lists[0] = s->first != NULL ? s->first->labels[i] : nearest[0];
     s->spilled[at] = fgmm__spill(&s->spill, x, nearest, assigner->top, s->work[omp_get_thread_num()], lists,
                                  s->keys + at * s->spill.most);
 }
 
-static fgmm_status spill_tile(spilling *s)
+static fgmm_status spill_tile(spilling *s, fgmm_rule *rule)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_tile *tile = &s->assigner->tile;
@@ -201,8 +201,10 @@ static fgmm_status spill_tile(spilling *s)
         for (int64_t i = 0; i < n; i++)
             spill_row(s, begin + i, (const char *)rows + (size_t)(begin + i) * row_bytes, i);
         for (int64_t i = 0; i < n; i++) {
-            s->looked_all += s->spilled[i].looked_all;
-            s->known = fmin(s->known, s->spilled[i].known);
+            if (rule->rule == FGMM_ASSIGN_SOAR && s->keys[i * s->spill.most + 1] > rule->soar_limit)
+                s->spilled[i].count = 1;
+            rule->looked_all += s->spilled[i].looked_all;
+            rule->known = fmin(rule->known, s->spilled[i].known);
             FGMM_TRY(fgmm__labels_append(s->labels, s->lists + i * s->spill.most, s->keys + i * s->spill.most,
                                          s->spilled[i].count));
         }
@@ -213,42 +215,40 @@ cleanup:
     return status;
 }
 
-static fgmm_status spill_pass(spilling *s, const fgmm_model *model)
+/* A backend holds one model at a time: a mixture's first lists come from a second one. */
+static fgmm_status open_assigners(spilling *s, const fgmm_model *model)
 {
     fgmm_status status = FGMM_OK;
     int32_t top = s->spill.k < FGMM_MAX_TOP ? s->spill.k : FGMM_MAX_TOP;
-    FGMM_TRY(make_room(s));
     FGMM_TRY(fgmm__assigner_create(s->place, model, true, top, &s->assigner));
+    FGMM_TRY(fgmm__assigner_leave_out(s->assigner, s->labels));
+    if (s->place->second != NULL)
+        FGMM_TRY(fgmm__assigner_create_second(s->place, model, false, 1, &s->first));
+cleanup:
+    return status;
+}
+
+static fgmm_status spill_pass(spilling *s, const fgmm_model *model, fgmm_rule *rule)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(make_room(s));
+    FGMM_TRY(open_assigners(s, model));
     for (;;) {
         FGMM_TRY(fgmm__assigner_next(s->assigner));
         if (s->assigner->tile.rows == 0)
             break;
-        FGMM_TRY(spill_tile(s));
+        if (s->first != NULL)
+            FGMM_TRY(fgmm__assigner_follow(s->first, s->assigner));
+        FGMM_TRY(spill_tile(s, rule));
     }
 cleanup:
     return status;
 }
 
-/* A mixture's first lists take a pass of their own: a backend holds one model at a time. */
-static fgmm_status first_lists(fgmm_workplace *place, const fgmm_model *model, fgmm_labels **out)
-{
-    fgmm_status status = FGMM_OK;
-    fgmm_rule hard = {.rule = FGMM_ASSIGN_HARD, .max_lists = 1};
-    if (fgmm_model_algorithm(model) == FGMM_KMEANS)
-        return FGMM_OK;
-    FGMM_TRY(fgmm__labels_create(fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard), false,
-                                 false, out));
-    FGMM_TRY(assign_likely(&hard, place, model, *out));
-cleanup:
-    return status;
-}
-
 static fgmm_status assign_spilled(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
-                                  double ratio, bool exhaustive, fgmm_labels *labels, double *known)
+                                  double ratio, bool exhaustive, fgmm_labels *labels)
 {
-    fgmm_status status = FGMM_OK;
-    fgmm_labels *first = NULL;
-    spilling s = {.place = place, .labels = labels, .known = INFINITY};
+    spilling s = {.place = place, .labels = labels};
     s.spill = (fgmm_spill){.rule = rule->rule,
                            .lambda = rule->lambda,
                            .ratio = ratio,
@@ -257,60 +257,101 @@ static fgmm_status assign_spilled(fgmm_rule *rule, fgmm_workplace *place, const 
                            .means = fgmm_model_means(model),
                            .k = fgmm_model_k(model),
                            .dim = fgmm_model_dim(model)};
-    FGMM_TRY(first_lists(place, model, &first));
-    s.first = first != NULL ? first->lists : NULL;
-    FGMM_TRY(spill_pass(&s, model));
-    rule->looked_all = s.looked_all;
-    *known = s.known;
-cleanup:
+    fgmm_status status = spill_pass(&s, model, rule);
     release(&s);
-    fgmm__labels_destroy(first);
     return status;
+}
+
+static bool by_geometry(const fgmm_rule *rule)
+{
+    return rule->rule == FGMM_ASSIGN_SOAR || rule->rule == FGMM_ASSIGN_CLOSURE;
+}
+
+bool fgmm__rule_takes_two(const fgmm_rule *rule, const fgmm_model *model)
+{
+    return by_geometry(rule) && fgmm_model_algorithm(model) != FGMM_KMEANS;
 }
 
 /* ---- need: the lists of the rows that look for a row ---- */
 
+/* The most likely list of each row of the shard. */
+static fgmm_status first_lists(fgmm_workplace *place, const fgmm_model *model, int32_t **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_assigner *assigner = NULL;
+    int64_t begin = fgmm__shard_begin(place->shard);
+    FGMM_ALLOC(*out, fgmm__shard_end(place->shard) - begin, "first lists");
+    FGMM_TRY(fgmm__assigner_create(place, model, false, 1, &assigner));
+    for (;;) {
+        FGMM_TRY(fgmm__assigner_next(assigner));
+        const fgmm_tile *tile = &assigner->tile;
+        if (tile->rows == 0)
+            break;
+        memcpy(*out + (tile->begin - begin), assigner->labels, (size_t)tile->rows * sizeof **out);
+        fgmm__progress_add(tile->rows);
+    }
+cleanup:
+    fgmm__assigner_destroy(assigner);
+    return status;
+}
+
+/* A row's lists depend on others': what was found of them before a stop cannot be gone on from, but all can.
+ */
 static fgmm_status assign_needed(const fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
                                  fgmm_labels *labels)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_rule hard = {.rule = FGMM_ASSIGN_HARD, .max_lists = 1};
-    fgmm_labels *first = NULL;
-    status = fgmm__labels_create(fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard), false,
-                                 false, &first);
-    if (status == FGMM_OK)
-        status = assign_likely(&hard, place, model, first);
+    int32_t *first = NULL;
+    int64_t begin = fgmm__shard_begin(place->shard), end = fgmm__shard_end(place->shard), unknown[] = {0};
+    unknown[0] = fgmm__labels_find(labels, begin, end, false) < end;
+    FGMM_TRY(fgmm__comm_max_i64(place->comm, unknown, 1));
+    if (unknown[0] == 0)
+        goto cleanup;
+    status = first_lists(place, model, &first);
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(place->comm);
     FGMM_TRY(fgmm__comm_agree(place->comm, status));
-    FGMM_TRY(fgmm__need_assign(place, rule->graph, first->lists, fgmm_model_k(model), rule->max_lists,
+    FGMM_TRY(fgmm__need_assign(place, rule->graph, first, fgmm_model_k(model), rule->max_lists,
                                rule->window_bytes, labels));
 cleanup:
-    fgmm__labels_destroy(first);
+    free(first);
     return status;
 }
 
 /* ---- a rule and its replication ---- */
 
+fgmm_labels_shape fgmm__rule_shape(const fgmm_rule *rule, const fgmm_rule_files *files, int64_t begin,
+                                   int64_t end)
+{
+    return (fgmm_labels_shape){.begin = begin,
+                               .end = end,
+                               .multi = fgmm__rule_is_multi(rule),
+                               .seed = files->seed,
+                               .path = files->path,
+                               .keep = files->keep};
+}
+
+/* Lists of their final shape, or with keys to choose by. Local. */
+static fgmm_status open_labels(const fgmm_rule *rule, const fgmm_workplace *place,
+                               const fgmm_rule_files *files, bool keyed, fgmm_labels **out)
+{
+    fgmm_labels_shape shape =
+        fgmm__rule_shape(rule, files, fgmm__shard_begin(place->shard), fgmm__shard_end(place->shard));
+    shape.keyed = keyed;
+    if (keyed)
+        shape.path = files->keyed_path;
+    return fgmm__labels_create(&shape, out);
+}
+
 /* ratio, exhaustive: of closure, see fgmm_spill. */
 static fgmm_status assign(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model, double ratio,
-                          bool exhaustive, fgmm_labels **out, double *known)
+                          bool exhaustive, fgmm_labels *labels)
 {
-    fgmm_status status = FGMM_OK;
     int64_t rows = fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard);
-    bool by_geometry = rule->rule == FGMM_ASSIGN_SOAR || rule->rule == FGMM_ASSIGN_CLOSURE,
-         twice =
-             rule->rule == FGMM_ASSIGN_NEED || (by_geometry && fgmm_model_algorithm(model) != FGMM_KMEANS);
-    *known = INFINITY;
-    fgmm__progress_begin("assign", "rows", twice ? 2 * rows : rows);
-    FGMM_TRY(fgmm__labels_create(rows, fgmm__rule_is_multi(rule), rule->replication > 0, out));
-    if (by_geometry)
-        FGMM_TRY(assign_spilled(rule, place, model, ratio, exhaustive, *out, known));
-    else if (rule->rule == FGMM_ASSIGN_NEED)
-        FGMM_TRY(assign_needed(rule, place, model, *out));
-    else
-        FGMM_TRY(assign_likely(rule, place, model, *out));
-cleanup:
+    fgmm__progress_begin("assign", "rows", rule->rule == FGMM_ASSIGN_NEED ? 2 * rows : rows);
+    fgmm_status status = by_geometry(rule) ? assign_spilled(rule, place, model, ratio, exhaustive, labels)
+                         : rule->rule == FGMM_ASSIGN_NEED ? assign_needed(rule, place, model, labels)
+                                                          : assign_likely(rule, place, model, labels);
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(place->comm);
     fgmm__progress_end();
@@ -345,42 +386,78 @@ static fgmm_status warn_of_too_few(const fgmm_rule *rule, fgmm_comm *comm, int64
     return status;
 }
 
-/* Among the nearest centroids alone a row may miss lists. More to choose from does not raise the limit, so a
- * second pass need look farther only where the first one's limit lets in what they do not show. */
-static fgmm_status replicate(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
-                             fgmm_labels **labels, double known)
+/* Finds the limit among *keyed. Among the nearest centroids alone a row may miss lists. More to choose from
+ * does not raise the limit, so a second pass need look farther only where the first one's limit lets in what
+ * they do not show. That pass cannot be gone on from: *keyed is NULL where it is stopped. */
+static fgmm_status find_limit(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
+                              const fgmm_rule_files *files, int64_t most, fgmm_labels **keyed, double *limit,
+                              bool *all)
 {
     fgmm_status status = FGMM_OK;
+    fgmm_labels *whole = NULL;
+    double known = rule->known;
+    FGMM_TRY(fgmm__comm_min_f64(place->comm, &known, 1));
+    FGMM_TRY(fgmm__labels_limit(*keyed, place->comm, most, limit, all));
+    if (*all ? known == INFINITY : *limit < known)
+        goto cleanup;
+    fgmm__labels_destroy(*keyed);
+    *keyed = NULL;
+    rule->looked_all = 0;
+    FGMM_TRY(fgmm__comm_agree(place->comm, open_labels(rule, place, files, true, &whole)));
+    FGMM_TRY(assign(rule, place, model, *all ? INFINITY : *limit, true, whole));
+    FGMM_TRY(fgmm__labels_limit(whole, place->comm, most, limit, all));
+    rule->known = INFINITY;
+    *keyed = whole;
+    whole = NULL;
+cleanup:
+    fgmm__labels_destroy(whole);
+    return status;
+}
+
+static fgmm_status replicate(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
+                             const fgmm_rule_files *files, fgmm_labels **labels)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_labels *final = NULL;
     int64_t rows = fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard);
     double limit;
     bool all;
     FGMM_TRY(fgmm__comm_sum_i64(place->comm, &rows, 1));
-    FGMM_TRY(fgmm__comm_min_f64(place->comm, &known, 1));
     int64_t most = (int64_t)floor((rule->replication - 1) * (double)rows);
-    FGMM_TRY(fgmm__labels_limit(*labels, place->comm, most, &limit, &all));
-    if (all ? known < INFINITY : limit >= known) {
-        fgmm__labels_destroy(*labels);
-        *labels = NULL;
-        FGMM_TRY(assign(rule, place, model, all ? INFINITY : limit, true, labels, &known));
-        FGMM_TRY(fgmm__labels_limit(*labels, place->comm, most, &limit, &all));
-    }
-    fgmm__labels_trim(*labels, limit);
+    FGMM_TRY(find_limit(rule, place, model, files, most, labels, &limit, &all));
+    status = open_labels(rule, place, files, false, &final);
+    if (status == FGMM_OK)
+        status = fgmm__labels_trim(*labels, limit, place->comm, final);
+    FGMM_TRY(fgmm__comm_agree(place->comm, status));
     if (all)
-        FGMM_TRY(warn_of_too_few(rule, place->comm, (*labels)->n, rows));
+        FGMM_TRY(warn_of_too_few(rule, place->comm, fgmm__labels_postings(final), rows));
     name_limit(rule, limit);
+    fgmm__labels_destroy(*labels);
+    *labels = final;
+    final = NULL;
 cleanup:
+    fgmm__labels_destroy(final);
     return status;
 }
 
 fgmm_status fgmm__rule_apply(fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
-                             fgmm_labels **out)
+                             const fgmm_rule_files *files, fgmm_labels **out)
 {
     fgmm_status status = FGMM_OK;
     bool seek = rule->replication > 0;
-    double known, ratio = seek ? INFINITY : (1 + rule->epsilon) * (1 + rule->epsilon);
-    FGMM_TRY(assign(rule, place, model, ratio, !seek, out, &known));
+    double ratio = seek ? INFINITY : (1 + rule->epsilon) * (1 + rule->epsilon);
+    status = open_labels(rule, place, files, seek, out);
+    if (status == FGMM_OK && files->take != NULL)
+        status = files->take(files->context, *out);
+    FGMM_TRY(fgmm__comm_agree(place->comm, status));
+    status = assign(rule, place, model, ratio, !seek, *out);
+    if (status != FGMM_OK && rule->rule == FGMM_ASSIGN_NEED) {
+        fgmm__labels_destroy(*out);
+        *out = NULL;
+    }
+    FGMM_TRY(status);
     if (seek)
-        FGMM_TRY(replicate(rule, place, model, out, known));
+        FGMM_TRY(replicate(rule, place, model, files, out));
     FGMM_TRY(fgmm__comm_sum_i64(place->comm, &rule->looked_all, 1));
 cleanup:
     return status;

@@ -16,11 +16,11 @@ static int threads_of(const fgmm_resources *resources)
 }
 
 /* The model's own components, and its means alone where lists are chosen by distance. */
-static int64_t backend_bytes(const fgmm_backend *backend, fgmm_covariance shape, int32_t k, int32_t dim)
+static int64_t backend_bytes(const fgmm_backend *backend, const fgmm_workplace_needs *needs, int32_t dim)
 {
-    int64_t bytes = backend->ops->workspace_bytes(shape, FGMM_MOMENT_NONE, k, dim);
-    if (shape != FGMM_SPHERICAL)
-        bytes += backend->ops->workspace_bytes(FGMM_SPHERICAL, FGMM_MOMENT_NONE, k, dim);
+    int64_t bytes = backend->ops->workspace_bytes(needs->shape, FGMM_MOMENT_NONE, needs->k, dim);
+    if (needs->shape != FGMM_SPHERICAL || needs->second)
+        bytes += backend->ops->workspace_bytes(FGMM_SPHERICAL, FGMM_MOMENT_NONE, needs->k, dim);
     return bytes;
 }
 
@@ -28,11 +28,22 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
                                  fgmm_started *started, fgmm_workplace *place)
 {
+    fgmm_workplace_needs needs = {.shape = shape, .k = k};
+    return fgmm__workplace_open_for(comm, dataset, resources, &needs, started, place);
+}
+
+fgmm_status fgmm__workplace_open_for(fgmm_comm *comm, const fgmm_dataset *dataset,
+                                     const fgmm_resources *resources, const fgmm_workplace_needs *needs,
+                                     fgmm_started *started, fgmm_workplace *place)
+{
     fgmm_status status = FGMM_OK;
     *place = (fgmm_workplace){.comm = comm};
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__device_open(comm, resources->backend, &place->device)));
     FGMM_TRY(fgmm__comm_agree(
         comm, fgmm__backend_create(comm, place->device, threads_of(resources), &place->backend)));
+    if (needs->second)
+        FGMM_TRY(fgmm__comm_agree(
+            comm, fgmm__backend_create(comm, place->device, threads_of(resources), &place->second)));
     if (dataset == NULL) {
         if (started != NULL)
             FGMM_TRY(fgmm__comm_agree(comm, started(place->device, 0, NULL)));
@@ -44,7 +55,8 @@ fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
         .host_memory_bytes = resources->host_memory_bytes,
         .cap_whole_process = true,
         .tile_rows = resources->tile_rows,
-        .backend_bytes = backend_bytes(place->backend, shape, k, fgmm_dataset_dim(dataset)),
+        .backend_bytes = backend_bytes(place->backend, needs, fgmm_dataset_dim(dataset)),
+        .reserved_bytes = needs->host_bytes,
     };
     FGMM_TRY(
         fgmm__comm_agree(comm, fgmm__shard_create(dataset, comm, place->device, &options, &place->shard)));
@@ -62,6 +74,7 @@ cleanup:
 void fgmm__workplace_close(fgmm_workplace *place)
 {
     fgmm__shard_destroy(place->shard);
+    fgmm__backend_destroy(place->second);
     fgmm__backend_destroy(place->backend);
     fgmm__device_close(place->device);
     memset(place, 0, sizeof *place);

@@ -10,14 +10,25 @@ typedef struct {
     fgmm_comm *comm;
     fgmm_device *device; /* NULL: the CPU */
     fgmm_backend *backend;
-    fgmm_shard *shard; /* loaded; NULL where no dataset was given */
+    fgmm_backend *second; /* for passes with two models; NULL where not asked for */
+    fgmm_shard *shard;    /* its resident rows loaded; NULL where no dataset was given */
 } fgmm_workplace;
+
+typedef struct {
+    fgmm_covariance shape;
+    int32_t k;          /* components (or centroids) the backend will be given, for its share of memory */
+    bool second;        /* a second backend too, with as many centroids */
+    int64_t host_bytes; /* that the caller will take of the cap of host memory */
+} fgmm_workplace_needs;
 
 /* Collective; the same status on all ranks. dataset NULL: device and backend alone. k: components (or
  * centroids) the backend will be given, for its share of memory. started: may be NULL. */
 fgmm_status fgmm__workplace_open(fgmm_comm *comm, const fgmm_dataset *dataset,
                                  const fgmm_resources *resources, fgmm_covariance shape, int32_t k,
                                  fgmm_started *started, fgmm_workplace *place);
+fgmm_status fgmm__workplace_open_for(fgmm_comm *comm, const fgmm_dataset *dataset,
+                                     const fgmm_resources *resources, const fgmm_workplace_needs *needs,
+                                     fgmm_started *started, fgmm_workplace *place);
 void fgmm__workplace_close(fgmm_workplace *place); /* of a zeroed or an opened one */
 
 /* Local. Hands the queries to the backend, for what is near under this metric. */

@@ -280,7 +280,7 @@ static void a_damaged_index_is_refused_and_named(void **state)
 }
 
 /* Last: a stop cannot be taken back. */
-static void a_stop_leaves_nothing_and_is_no_75(void **state)
+static void a_stop_leaves_a_checkpoint_or_nothing_where_none_is_asked_for(void **state)
 {
     (void)state;
     const char *path = name_of("stopped", -1);
@@ -292,6 +292,15 @@ static void a_stop_leaves_nothing_and_is_no_75(void **state)
     bool fine = status == FGMM_ERR_RUNTIME && strstr(fgmm_error_message(), "stopped on request") != NULL;
     fine = fine && access(path, F_OK) != 0 && fgmm_test_leftovers(path) == 0;
     assert_true(on_all_ranks(fine));
+    char *checkpoint = strdup(name_of("checkpoint", -1));
+    options.checkpoint = checkpoint;
+    fgmm_error_clear();
+    fine = fgmm_build(comm, dataset, clusters.model, path, &options, NULL) == FGMM_STOPPED;
+    fine = fine && access(path, F_OK) != 0 && access(checkpoint, F_OK) == 0;
+    assert_true(on_all_ranks(fine));
+    if (rank == 0)
+        unlink(checkpoint);
+    free(checkpoint);
 }
 
 int main(int argc, char **argv)
@@ -319,7 +328,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(without_vectors_the_index_holds_ids_alone),
         cmocka_unit_test(a_model_that_does_not_fit_the_data_is_refused_by_all),
         cmocka_unit_test(a_damaged_index_is_refused_and_named),
-        cmocka_unit_test(a_stop_leaves_nothing_and_is_no_75),
+        cmocka_unit_test(a_stop_leaves_a_checkpoint_or_nothing_where_none_is_asked_for),
     };
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
     fgmm_dataset_close(dataset);
