@@ -14,9 +14,12 @@ typedef struct fgmm_dataset fgmm_dataset;
 
 typedef struct {
     int64_t row_begin, row_end; /* --rows A:B of the concatenated array; row_end < 0: to the end */
-    fgmm_metric metric; /* FGMM_COSINE: rows are returned as f32 of unit length (a zero row stays zero) */
-    int dot_as_l2;      /* 1: files that say they are for the inner product are taken under FGMM_L2, too: for
-                           fitting      and assigning, which know no inner product */
+    fgmm_metric metric;  /* FGMM_COSINE: rows are returned as f32 of unit length (a zero row stays zero) */
+    int dot_as_l2;       /* 1: files that say they are for the inner product are taken under FGMM_L2, too: for
+                            fitting      and assigning, which know no inner product */
+    int64_t sample_rows; /* > 0: so many of the rows in the range instead, one from each of as many equal
+                            parts, in row order */
+    uint64_t sample_seed;
 } fgmm_dataset_options;
 
 /* Local: every rank opens the same sources by itself. `sources` are file names, folders, quoted globs,

@@ -23,7 +23,7 @@ static const char description[] =
 typedef struct {
     fgmm_fit_options fit;
     int algorithm, covariance, residency, metric;
-    int64_t k, seed;
+    int64_t k, seed, train_rows;
     const char *init, *output, *checkpoint, *rows;
     bool resume;
     char default_checkpoint[4096];
@@ -52,6 +52,10 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
          "where to start (kmeans++ on a seeded sample of min(N, 64 K) rows; random above K=8192)"},
         {"--seed", FGMM_OPT_COUNT, &a->seed, "S", "seed of all random choices (0)"},
         {"--rows", FGMM_OPT_TEXT, &a->rows, "A:B", "rows A to B-1 of DATA alone (all)"},
+        {"--train-rows", FGMM_OPT_COUNT, &a->train_rows, "N",
+         "fit to N of the rows, one drawn from each of N equal parts: those of convert --sample N with the "
+         "same "
+         "--seed (all)"},
         {"--residency", FGMM_OPT_CHOICE, &a->residency, "auto|device|host|stream",
          "where a rank's rows live between iterations; stream reads them again each time (auto)"},
         {"--device-memory", FGMM_OPT_BYTES, &a->fit.device_memory_bytes, "BYTES",
@@ -63,7 +67,6 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
          "time between checkpoints (60)"},
         {"--resume", FGMM_OPT_FLAG, &a->resume, NULL, "go on from the checkpoint; without one, start afresh"},
         {"--n-init", FGMM_OPT_LATER, NULL, NULL, NULL},
-        {"--train-rows", FGMM_OPT_LATER, NULL, NULL, NULL},
         {"--weights", FGMM_OPT_LATER, NULL, NULL, NULL},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
     };
@@ -200,6 +203,8 @@ fgmm_status fgmm__cmd_fit(int argc, char **argv)
         status = already_whole(&a, &whole);
     if (status == FGMM_OK && a.rows != NULL)
         status = fgmm__cmd_parse_rows(a.rows, &options);
+    options.sample_rows = a.train_rows;
+    options.sample_seed = (uint64_t)a.seed;
     if (status == FGMM_OK && !whole)
         status = fgmm_dataset_open(sources, n_sources, &options, &dataset);
     FGMM_TRY(fgmm__comm_agree(comm, status));

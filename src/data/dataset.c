@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include "base/philox.h"
+#include "data/sample.h"
 #include "data/sources.h"
 #include "io/reader.h"
 
@@ -13,6 +15,8 @@ struct fgmm_dataset {
     int64_t *first_row;    /* [n_files + 1] of the files joined, before the range is taken */
     int n_files;
     int64_t begin, rows; /* the range: rows [begin, begin + rows) of the files joined */
+    int64_t sample;      /* > 0: rows drawn from the range, which are then all there is */
+    uint64_t seed;
     int32_t dim;
     fgmm_dtype stored; /* in the files */
     fgmm_metric metric;
@@ -125,6 +129,11 @@ fgmm_status fgmm_dataset_open(const char *const *sources, int n_sources, const f
     FGMM_TRY(open_readers(dataset, &files, options));
     FGMM_TRY(take_range(dataset, options != NULL ? options->row_begin : 0,
                         options != NULL ? options->row_end : -1));
+    if (options != NULL && options->sample_rows > dataset->rows)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a sample of %" PRId64 " rows asked for, there are %" PRId64,
+                  dataset->name, options->sample_rows, dataset->rows);
+    dataset->sample = options != NULL ? options->sample_rows : 0;
+    dataset->seed = options != NULL ? options->sample_seed : 0;
     *out = dataset;
     dataset = NULL;
 cleanup:
@@ -149,7 +158,7 @@ void fgmm_dataset_close(fgmm_dataset *dataset)
 
 int64_t fgmm_dataset_rows(const fgmm_dataset *dataset)
 {
-    return dataset->rows;
+    return dataset->sample > 0 ? dataset->sample : dataset->rows;
 }
 
 int32_t fgmm_dataset_dim(const fgmm_dataset *dataset)
@@ -178,7 +187,17 @@ uint64_t fgmm__dataset_fingerprint(const fgmm_dataset *dataset)
     for (int i = 0; i < dataset->n_files; i++)
         hash = XXH3_64bits_withSeed(&dataset->readers[i]->fingerprint, sizeof(uint64_t), hash);
     int64_t view[3] = {dataset->begin, dataset->rows, (int64_t)dataset->metric};
-    return XXH3_64bits_withSeed(view, sizeof view, hash);
+    hash = XXH3_64bits_withSeed(view, sizeof view, hash);
+    uint64_t sample[2] = {(uint64_t)dataset->sample, dataset->seed};
+    return dataset->sample > 0 ? XXH3_64bits_withSeed(sample, sizeof sample, hash) : hash;
+}
+
+/* The row of the files joined that row `row` of the dataset is. */
+static int64_t place_of(const fgmm_dataset *dataset, int64_t row)
+{
+    if (dataset->sample > 0)
+        row = fgmm__sample_row(dataset->rows, dataset->seed, FGMM_RNG_SAMPLE, row, dataset->sample);
+    return dataset->begin + row;
 }
 
 /* The file that holds row `row` of the files joined. */
@@ -197,8 +216,9 @@ static int file_of(const fgmm_dataset *dataset, int64_t row)
 
 const char *fgmm__dataset_locate(const fgmm_dataset *dataset, int64_t row, int64_t *row_in_file)
 {
-    int file = file_of(dataset, dataset->begin + row);
-    *row_in_file = dataset->begin + row - dataset->first_row[file];
+    int64_t place = place_of(dataset, row);
+    int file = file_of(dataset, place);
+    *row_in_file = place - dataset->first_row[file];
     return dataset->readers[file]->source;
 }
 
@@ -258,15 +278,10 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm_dataset_read(const fgmm_dataset *dataset, int64_t begin, int64_t end, void *rows)
+/* Rows [begin, end) of the files joined. */
+static fgmm_status read_places(const fgmm_dataset *dataset, int64_t begin, int64_t end, char *out)
 {
-    if (begin < 0 || begin > end || end > dataset->rows)
-        return fgmm__fail(FGMM_ERR_INPUT, "%s: rows %" PRId64 ":%" PRId64 " asked for, there are %" PRId64,
-                          dataset->name, begin, end, dataset->rows);
     size_t row_bytes = (size_t)dataset->dim * fgmm_dtype_bytes(fgmm_dataset_dtype(dataset));
-    char *out = rows;
-    begin += dataset->begin;
-    end += dataset->begin;
     for (int file = file_of(dataset, begin); begin < end; file++) {
         const fgmm_reader *reader = dataset->readers[file];
         int64_t first = dataset->first_row[file], next = dataset->first_row[file + 1];
@@ -281,6 +296,32 @@ fgmm_status fgmm_dataset_read(const fgmm_dataset *dataset, int64_t begin, int64_
         begin = stop;
     }
     return FGMM_OK;
+}
+
+/* Drawn rows that lie side by side are read together. */
+static fgmm_status read_sample(const fgmm_dataset *dataset, int64_t begin, int64_t end, char *out)
+{
+    size_t row_bytes = (size_t)dataset->dim * fgmm_dtype_bytes(fgmm_dataset_dtype(dataset));
+    for (int64_t row = begin; row < end;) {
+        int64_t first = place_of(dataset, row), n = 1;
+        while (row + n < end && place_of(dataset, row + n) == first + n)
+            n++;
+        fgmm_status status = read_places(dataset, first, first + n, out + (size_t)(row - begin) * row_bytes);
+        if (status != FGMM_OK)
+            return status;
+        row += n;
+    }
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_dataset_read(const fgmm_dataset *dataset, int64_t begin, int64_t end, void *rows)
+{
+    if (begin < 0 || begin > end || end > fgmm_dataset_rows(dataset))
+        return fgmm__fail(FGMM_ERR_INPUT, "%s: rows %" PRId64 ":%" PRId64 " asked for, there are %" PRId64,
+                          dataset->name, begin, end, fgmm_dataset_rows(dataset));
+    if (dataset->sample > 0)
+        return read_sample(dataset, begin, end, rows);
+    return read_places(dataset, dataset->begin + begin, dataset->begin + end, rows);
 }
 
 fgmm_status fgmm__dataset_check_finite(const fgmm_dataset *dataset, int64_t begin, int64_t n,

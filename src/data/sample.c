@@ -182,7 +182,7 @@ cleanup:
 }
 
 /* Row i lies in stratum [i*N/count, (i+1)*N/count). */
-static int64_t draw(int64_t n_rows, uint64_t seed, uint32_t purpose, int64_t i, int64_t count)
+int64_t fgmm__sample_row(int64_t n_rows, uint64_t seed, uint32_t purpose, int64_t i, int64_t count)
 {
     int64_t begin = (int64_t)((unsigned __int128)i * (uint64_t)n_rows / (uint64_t)count);
     int64_t end = (int64_t)((unsigned __int128)(i + 1) * (uint64_t)n_rows / (uint64_t)count);
@@ -206,7 +206,7 @@ fgmm_status fgmm__sample_rows(const fgmm_dataset *dataset, fgmm_comm *comm, uint
                              (void **)&data);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int64_t i = 0; i < count; i++)
-        rows[i] = draw(n_rows, seed, purpose, i, count);
+        rows[i] = fgmm__sample_row(n_rows, seed, purpose, i, count);
     if (data_out != NULL) {
         FGMM_TRY(fgmm__gather_rows(dataset, comm, rows, count, data));
         *data_out = data;

@@ -6,6 +6,9 @@
 #include "comm/comm.h"
 #include "fgmm/dataset.h"
 
+/* The global number of row i of a sample of `count` among n_rows. Local. */
+int64_t fgmm__sample_row(int64_t n_rows, uint64_t seed, uint32_t purpose, int64_t i, int64_t count);
+
 /* Collective: each rank reads the rows of its own partition; all get the whole sample. purpose: FGMM_RNG_...
  * count <= rows. rows_out: [count] global row numbers; data_out: [count][dim] float; both malloc'd for the
  * caller, either may be NULL. The same on any number of ranks. Refuses NaN and infinities like

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "base/philox.h"
 #include "data/dataset.h"
+#include "data/sample.h"
 #include "io/h5.h"
 #include "io/reader.h"
 #include "support/files.h"
@@ -319,6 +321,51 @@ static void values_that_are_not_finite_are_named_by_file_row_and_column(void **s
     }
 }
 
+static void a_sample_has_a_row_of_each_part_and_faults_are_named_by_their_own_rows(void **state)
+{
+    (void)state;
+    enum { N = 7 };
+    const char *sources[] = {fgmm_test_path("first.fbin"), fgmm_test_path("second.fbin")};
+    fgmm_test_write_bin(sources[0], FGMM_F32, 0, 10, DIM);
+    fgmm_test_write_bin(sources[1], FGMM_F32, 10, 10, DIM);
+    fgmm_dataset_options options = {.row_begin = 3, .row_end = 19, .sample_rows = N, .sample_seed = 5};
+    fgmm_dataset *dataset = open_all(sources, 2, &options), *all = open_all(sources, 2, NULL);
+    float rows[N][DIM], one[DIM];
+    assert_int_equal(fgmm_dataset_rows(dataset), N);
+    assert_int_equal(fgmm_dataset_read(dataset, 0, N, rows), FGMM_OK);
+    int64_t drawn[N];
+    for (int64_t i = 0; i < N; i++) {
+        drawn[i] = 3 + fgmm__sample_row(16, 5, FGMM_RNG_SAMPLE, i, N);
+        assert_in_range(drawn[i], 3 + i * 16 / N, 3 + (i + 1) * 16 / N - 1);
+        assert_int_equal(fgmm_dataset_read(all, drawn[i], drawn[i] + 1, one), FGMM_OK);
+        assert_memory_equal(rows[i], one, sizeof one);
+        assert_int_equal(fgmm_dataset_read(dataset, i, i + 1, one), FGMM_OK);
+        assert_memory_equal(rows[i], one, sizeof one);
+    }
+    uint64_t fingerprint = fgmm__dataset_fingerprint(dataset);
+    fgmm_dataset_close(dataset);
+    options.sample_seed = 6;
+    dataset = open_all(sources, 2, &options);
+    assert_true(fgmm__dataset_fingerprint(dataset) != fingerprint);
+    fgmm_dataset_close(dataset);
+    fgmm_dataset_close(all);
+    options.sample_rows = 17;
+    assert_refused(sources, 2, &options, "17", "there are 16");
+
+    char message[2048];
+    int file = drawn[4] >= 10;
+    fgmm_test_poke_bin(sources[file], FGMM_F32, DIM, drawn[4] - 10 * file, 2, NAN);
+    options.sample_rows = N;
+    options.sample_seed = 5;
+    dataset = open_all(sources, 2, &options);
+    assert_int_equal(fgmm_dataset_read(dataset, 4, 5, one), FGMM_OK);
+    fgmm_error_clear();
+    assert_int_equal(fgmm__dataset_check_finite(dataset, 4, 1, one), FGMM_ERR_INPUT);
+    snprintf(message, sizeof message, "%s: row %d holds a NaN", sources[file], (int)(drawn[4] - 10 * file));
+    assert_memory_equal(fgmm_error_message(), message, strlen(message));
+    fgmm_dataset_close(dataset);
+}
+
 static void fingerprints_tell_data_apart(void **state)
 {
     (void)state;
@@ -353,6 +400,7 @@ int main(void)
         cmocka_unit_test(angular_files_need_the_cosine_metric),
         cmocka_unit_test(files_for_the_inner_product_need_its_metric_or_leave_to_do_without),
         cmocka_unit_test(values_that_are_not_finite_are_named_by_file_row_and_column),
+        cmocka_unit_test(a_sample_has_a_row_of_each_part_and_faults_are_named_by_their_own_rows),
         cmocka_unit_test(fingerprints_tell_data_apart),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
