@@ -22,6 +22,8 @@ typedef struct {
     fgmm_init init;
     const char *init_model; /* path for FGMM_INIT_MODEL */
     uint64_t seed;
+    int32_t n_init; /* fits with the seeds seed, seed + 1, ...: the one of the largest log-likelihood
+                       (k-means: the least mean squared distance) is kept, the first of equal ones; 1 */
     /* where it runs */
     fgmm_backend_kind backend;
     int threads; /* 0: size of the affinity mask */

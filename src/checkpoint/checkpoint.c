@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHECKPOINT_VERSION = 1 };
+enum { CHECKPOINT_VERSION = 2 };
 
 static fgmm_status older_name(const char *path, char **out)
 {
@@ -23,23 +23,34 @@ static fgmm_status older_name(const char *path, char **out)
     return FGMM_OK;
 }
 
-static fgmm_status put(const fgmm_checkpoint *checkpoint, hid_t file)
+/* NULL: nothing. */
+static fgmm_status put_model(hid_t file, const char *name, const fgmm_model *model)
 {
     fgmm_status status = FGMM_OK;
     hid_t group = -1;
+    if (model == NULL)
+        return FGMM_OK;
+    FGMM_TRY(fgmm__h5_group(file, name, &group));
+    FGMM_TRY(fgmm__model_put(model, group));
+cleanup:
+    if (group >= 0)
+        H5Gclose(group);
+    return status;
+}
+
+static fgmm_status put(const fgmm_checkpoint *checkpoint, hid_t file)
+{
+    fgmm_status status = FGMM_OK;
     FGMM_TRY(fgmm__h5_put_text(file, "format", "fgmm-checkpoint"));
     FGMM_TRY(fgmm__h5_put_i64(file, "version", CHECKPOINT_VERSION));
     FGMM_TRY(fgmm__h5_put_i64(file, "phase", checkpoint->phase));
     FGMM_TRY(fgmm__h5_put_i64(file, "stopped", checkpoint->stopped));
     FGMM_TRY(fgmm__h5_put_i64(file, "data_fingerprint", (int64_t)checkpoint->data_fingerprint));
     FGMM_TRY(fgmm__h5_put_i64(file, "options_hash", (int64_t)checkpoint->options_hash));
-    if (checkpoint->model == NULL)
-        goto cleanup;
-    FGMM_TRY(fgmm__h5_group(file, "model", &group));
-    FGMM_TRY(fgmm__model_put(checkpoint->model, group));
+    FGMM_TRY(fgmm__h5_put_i64(file, "run", checkpoint->run));
+    FGMM_TRY(put_model(file, "model", checkpoint->model));
+    FGMM_TRY(put_model(file, "best", checkpoint->best));
 cleanup:
-    if (group >= 0)
-        H5Gclose(group);
     return status;
 }
 
@@ -70,13 +81,29 @@ cleanup:
     return status;
 }
 
+static fgmm_status get_model(hid_t file, const char *path, const char *name, fgmm_model **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__h5_lock();
+    hid_t group = H5Gopen2(file, name, H5P_DEFAULT);
+    fgmm__h5_unlock();
+    if (group < 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: the group `%s` is missing", path, name);
+    FGMM_TRY(fgmm__model_get(group, path, out));
+cleanup:
+    if (group >= 0)
+        H5Gclose(group);
+    return status;
+}
+
 static fgmm_status read_one(const char *path, fgmm_checkpoint *out)
 {
     fgmm_status status = FGMM_OK;
-    hid_t file = -1, group = -1;
+    hid_t file = -1;
     bool sealed = false;
     char format[32];
     int64_t version, phase, stopped, data, options;
+    fgmm_checkpoint read = {0};
     FGMM_TRY(fgmm__h5_check_seal(path, &sealed));
     if (!sealed)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: not a checkpoint of fgmm", path);
@@ -90,21 +117,20 @@ static fgmm_status read_one(const char *path, fgmm_checkpoint *out)
     FGMM_TRY(fgmm__h5_get_i64(file, "stopped", &stopped));
     FGMM_TRY(fgmm__h5_get_i64(file, "data_fingerprint", &data));
     FGMM_TRY(fgmm__h5_get_i64(file, "options_hash", &options));
-    *out = (fgmm_checkpoint){.phase = (fgmm_phase)phase,
+    read = (fgmm_checkpoint){.phase = (fgmm_phase)phase,
                              .stopped = stopped != 0,
                              .data_fingerprint = (uint64_t)data,
                              .options_hash = (uint64_t)options};
-    if (out->phase == FGMM_PHASE_START)
-        goto cleanup;
-    fgmm__h5_lock();
-    group = H5Gopen2(file, "model", H5P_DEFAULT);
-    fgmm__h5_unlock();
-    if (group < 0)
-        FGMM_FAIL(FGMM_ERR_INPUT, "%s: the group `model` is missing", path);
-    FGMM_TRY(fgmm__model_get(group, path, &out->model));
+    FGMM_TRY(fgmm__h5_get_i64(file, "run", &read.run));
+    if (read.phase != FGMM_PHASE_START)
+        FGMM_TRY(get_model(file, path, "model", &read.model));
+    if (read.run > 0)
+        FGMM_TRY(get_model(file, path, "best", &read.best));
+    *out = read;
+    read = (fgmm_checkpoint){0};
 cleanup:
-    if (group >= 0)
-        H5Gclose(group);
+    fgmm_model_destroy(read.model);
+    fgmm_model_destroy(read.best);
     if (file >= 0)
         fgmm__h5_close(file, path);
     return status;

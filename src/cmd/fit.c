@@ -23,7 +23,7 @@ static const char description[] =
 typedef struct {
     fgmm_fit_options fit;
     int algorithm, covariance, residency, metric;
-    int64_t k, seed, train_rows;
+    int64_t k, seed, n_init, train_rows;
     const char *init, *output, *checkpoint, *rows;
     bool resume;
     char default_checkpoint[4096];
@@ -34,6 +34,7 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
 {
     fgmm_fit_defaults(&a->fit);
     a->init = "kmeans++";
+    a->n_init = 1;
     const fgmm_option table[] = {
         {"-k,--components", FGMM_OPT_COUNT, &a->k, "K", "number of components (required)"},
         {"-o,--output", FGMM_OPT_TEXT, &a->output, "MODEL.h5", "the model file (required)"},
@@ -51,6 +52,8 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--init", FGMM_OPT_TEXT, &a->init, "kmeans++|kmeans|random|MODEL.h5",
          "where to start (kmeans++ on a seeded sample of min(N, 64 K) rows; random above K=8192)"},
         {"--seed", FGMM_OPT_COUNT, &a->seed, "S", "seed of all random choices (0)"},
+        {"--n-init", FGMM_OPT_COUNT, &a->n_init, "R",
+         "fits R times, with the seeds S, S+1, ..., and keeps the best (1)"},
         {"--rows", FGMM_OPT_TEXT, &a->rows, "A:B", "rows A to B-1 of DATA alone (all)"},
         {"--train-rows", FGMM_OPT_COUNT, &a->train_rows, "N",
          "fit to N of the rows, one drawn from each of N equal parts: those of convert --sample N with the "
@@ -66,7 +69,6 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS",
          "time between checkpoints (60)"},
         {"--resume", FGMM_OPT_FLAG, &a->resume, NULL, "go on from the checkpoint; without one, start afresh"},
-        {"--n-init", FGMM_OPT_LATER, NULL, NULL, NULL},
         {"--weights", FGMM_OPT_LATER, NULL, NULL, NULL},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
     };
@@ -105,6 +107,8 @@ static fgmm_status check(arguments *a, int n_sources)
     if (a->k < 1 || a->k > INT32_MAX)
         FGMM_FAIL(FGMM_ERR_INPUT, "the number of components must be given and at least 1 (-k K; got %lld)",
                   (long long)a->k);
+    if (a->n_init < 1 || a->n_init > INT32_MAX)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--n-init %lld: must be 1 or more", (long long)a->n_init);
     FGMM_TRY(fgmm__cmd_refuse_ip(a->metric));
     FGMM_TRY(choose_init(a));
     FGMM_TRY(fgmm__cmd_check_output(a->output));
@@ -118,6 +122,7 @@ static fgmm_status check(arguments *a, int n_sources)
     a->fit.residency = (fgmm_residency)a->residency;
     a->fit.k = (int32_t)a->k;
     a->fit.seed = (uint64_t)a->seed;
+    a->fit.n_init = (int32_t)a->n_init;
     a->fit.resume = a->resume;
     a->fit.checkpoint = a->checkpoint;
     a->fit.backend = (fgmm_backend_kind)fgmm__globals()->backend;
@@ -138,7 +143,7 @@ static fgmm_status already_whole(const arguments *a, bool *whole)
     FGMM_TRY(fgmm_model_read(a->output, &model));
     if (model->k != a->fit.k || model->algorithm != a->fit.algorithm ||
         model->covariance != a->fit.covariance || model->metric != (fgmm_metric)a->metric ||
-        model->seed != (uint64_t)a->seed)
+        model->seed < (uint64_t)a->seed || model->seed - (uint64_t)a->seed >= (uint64_t)a->n_init)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole model, but of other options; remove it or give another -o",
                   a->output);
     *whole = true;

@@ -33,6 +33,9 @@ typedef struct {
     fgmm_shard *shard;
     fgmm_model *start;          /* --init MODEL.h5, else NULL */
     double *min, *max, *origin; /* [dim] */
+    int32_t run;                /* which of options->n_init fits */
+    uint64_t seed;              /* of this one */
+    fgmm_model *best;           /* of the fits before */
     fgmm_phase phase;           /* of what `save` is given */
     uint64_t options_hash;
     double last_save_seconds;
@@ -47,6 +50,7 @@ void fgmm_fit_defaults(fgmm_fit_options *options)
         .max_iter = 100,
         .tol = 1e-3,
         .reg_covar = 1e-6,
+        .n_init = 1,
         .init = FGMM_INIT_KMEANSPP,
         .checkpoint_seconds = 60,
     };
@@ -67,6 +71,12 @@ static fgmm_status check_options(const fit *f)
         return fgmm__fail(FGMM_ERR_INPUT, "components are fitted by l2 or cosine, not by the inner product");
     if (o->max_iter < 0 || !(o->tol >= 0) || !(o->reg_covar >= 0))
         return fgmm__fail(FGMM_ERR_INPUT, "--max-iter, --tol and --reg-covar must not be negative");
+    if (o->n_init < 1)
+        return fgmm__fail(FGMM_ERR_INPUT, "--n-init %d: must be 1 or more", o->n_init);
+    if (o->n_init > 1 && o->init == FGMM_INIT_MODEL)
+        return fgmm__fail(FGMM_ERR_INPUT,
+                          "--n-init %d: a start from a model file is the same every time; leave one out",
+                          o->n_init);
     if (o->algorithm == FGMM_KMEANS && o->covariance != FGMM_SPHERICAL)
         return fgmm__fail(FGMM_ERR_INPUT, "k-means has spherical clusters; leave --covariance out");
     return FGMM_OK;
@@ -103,7 +113,7 @@ static uint64_t hash_options(const fit *f)
         words[6] = XXH3_64bits(f->start->means, (size_t)f->start->k * (size_t)f->start->dim * sizeof(double));
         words[7] = XXH3_64bits(f->start->weights, (size_t)f->start->k * sizeof(double));
     }
-    return XXH3_64bits(words, sizeof words);
+    return XXH3_64bits_withSeed(words, sizeof words, (uint64_t)o->n_init - 1);
 }
 
 /* ---- checkpoints ---- */
@@ -122,12 +132,16 @@ static fgmm_status save(void *context, const fgmm_model *model, bool stopped)
                                   .stopped = stopped,
                                   .data_fingerprint = fgmm__dataset_fingerprint(f->dataset),
                                   .options_hash = f->options_hash,
-                                  .model = (fgmm_model *)model};
+                                  .model = (fgmm_model *)model,
+                                  .run = f->run,
+                                  .best = f->best};
     fgmm_status status = fgmm__checkpoint_write(o->checkpoint, &checkpoint);
     f->last_save_seconds = fgmm__seconds();
     if (status == FGMM_OK) {
         cJSON *event = fgmm__event_new("checkpoint");
         cJSON_AddStringToObject(event, "file", o->checkpoint);
+        if (o->n_init > 1)
+            cJSON_AddNumberToObject(event, "run", f->run);
         cJSON_AddNumberToObject(event, "iteration", model != NULL ? (double)model->n_iter : 0);
         cJSON_AddBoolToObject(event, "stopped", stopped);
         cJSON_AddNumberToObject(event, "seconds", f->last_save_seconds - now);
@@ -158,12 +172,15 @@ static fgmm_status resume(fit *f, fgmm_model **out)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: a checkpoint of other options; remove it or give the same line again",
                   path);
     f->phase = checkpoint.phase;
+    f->run = (int32_t)checkpoint.run;
+    f->best = checkpoint.best;
     *out = checkpoint.model;
-    checkpoint.model = NULL;
+    checkpoint.model = checkpoint.best = NULL;
     fgmm__info("%s: going on after iteration %lld%s", path, *out != NULL ? (long long)(*out)->n_iter : 0,
                f->phase == FGMM_PHASE_KMEANS ? " of the k-means start" : "");
 cleanup:
     fgmm_model_destroy(checkpoint.model);
+    fgmm_model_destroy(checkpoint.best);
     return status;
 }
 
@@ -202,7 +219,6 @@ static fgmm_status load_shard(fit *f)
         FGMM_TRY(f->watch->started(f->device, fgmm__shard_end(f->shard) - fgmm__shard_begin(f->shard),
                                    fgmm__shard_where(f->shard)));
     FGMM_TRY(fgmm__shard_load(f->shard, f->min, f->max));
-    FGMM_TRY(fgmm__init_origin(f->dataset, f->comm, o->seed, f->origin));
 cleanup:
     return status;
 }
@@ -235,7 +251,7 @@ static fgmm_status new_model(const fit *f, fgmm_algorithm algorithm, fgmm_covari
     fgmm_model *model = *out;
     memcpy(model->origin, f->origin, (size_t)model->dim * sizeof *model->origin);
     model->metric = fgmm_dataset_metric(f->dataset);
-    model->seed = f->options->seed;
+    model->seed = f->seed;
     model->n_rows = fgmm_dataset_rows(f->dataset);
     strncpy(model->backend, f->backend->ops->name, sizeof model->backend - 1);
     if ((model->data = strdup(fgmm_dataset_name(f->dataset))) == NULL)
@@ -256,7 +272,7 @@ static fgmm_status kmeans_means(fit *f, const fgmm_model *resumed, double *means
         FGMM_TRY(fgmm__model_copy(resumed, &kmeans));
     } else {
         FGMM_TRY(new_model(f, FGMM_KMEANS, FGMM_SPHERICAL, &kmeans));
-        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, f->options->seed, f->options->k, kmeans->means));
+        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, f->seed, f->options->k, kmeans->means));
     }
     FGMM_TRY(fgmm__em_run(&em, kmeans));
     memcpy(means, kmeans->means, (size_t)kmeans->k * (size_t)kmeans->dim * sizeof *means);
@@ -286,9 +302,9 @@ static fgmm_status make_start(fit *f, const fgmm_model *resumed, fgmm_model **ou
     } else if (o->init == FGMM_INIT_KMEANS && o->algorithm == FGMM_GMM) {
         FGMM_TRY(kmeans_means(f, resumed, model->means));
     } else if (o->init == FGMM_INIT_RANDOM) {
-        FGMM_TRY(fgmm__init_random(f->dataset, f->comm, o->seed, o->k, model->means));
+        FGMM_TRY(fgmm__init_random(f->dataset, f->comm, f->seed, o->k, model->means));
     } else {
-        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, o->seed, o->k, model->means));
+        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, f->seed, o->k, model->means));
     }
     f->phase = FGMM_PHASE_FIT;
     if (o->algorithm == FGMM_GMM && !whole) {
@@ -299,6 +315,71 @@ static fgmm_status make_start(fit *f, const fgmm_model *resumed, fgmm_model **ou
     model = NULL;
 cleanup:
     fgmm_model_destroy(model);
+    return status;
+}
+
+/* ---- one fit and several ---- */
+
+static fgmm_status fit_once(fit *f, fgmm_model **resumed, fgmm_model **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_model *model = NULL;
+    fgmm_em em = new_em(f, "iteration", f->options->max_iter, f->options->tol);
+    FGMM_TRY(fgmm__init_origin(f->dataset, f->comm, f->seed, f->origin));
+    if (*resumed != NULL && f->phase == FGMM_PHASE_FIT) {
+        model = *resumed;
+        *resumed = NULL;
+    } else {
+        FGMM_TRY(make_start(f, f->phase == FGMM_PHASE_KMEANS ? *resumed : NULL, &model));
+    }
+    f->phase = FGMM_PHASE_FIT;
+    FGMM_TRY(fgmm__em_run(&em, model));
+    *out = model;
+    model = NULL;
+cleanup:
+    fgmm_model_destroy(model);
+    return status;
+}
+
+static void tell_run(const fit *f, const fgmm_model *model, bool better)
+{
+    bool kmeans = model->algorithm == FGMM_KMEANS;
+    double value = kmeans ? -model->log_likelihood : model->log_likelihood;
+    if (f->options->n_init == 1)
+        return;
+    fgmm__info("fit %d of %d (seed %llu): %s %.9g after %lld iterations%s", f->run + 1, f->options->n_init,
+               (unsigned long long)f->seed, kmeans ? "mean squared distance" : "mean log-likelihood", value,
+               (long long)model->n_iter, better ? ", the best so far" : "");
+    cJSON *event = fgmm__event_new("run");
+    cJSON_AddNumberToObject(event, "run", f->run);
+    cJSON_AddNumberToObject(event, "seed", (double)f->seed);
+    cJSON_AddNumberToObject(event, kmeans ? "mean_squared_distance" : "log_likelihood", value);
+    cJSON_AddNumberToObject(event, "iterations", (double)model->n_iter);
+    fgmm__event_emit(event);
+}
+
+/* The best of n_init fits, in f->best. Every rank decides alike: their models are the same. */
+static fgmm_status fit_all(fit *f, fgmm_model **resumed)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_model *model = NULL;
+    for (; f->run < f->options->n_init; f->run++) {
+        f->seed = f->options->seed + (uint64_t)f->run;
+        FGMM_TRY(fit_once(f, resumed, &model));
+        fgmm_model_destroy(*resumed); /* of a start that is over */
+        *resumed = NULL;
+        f->phase = FGMM_PHASE_START;
+        bool better = f->best == NULL || model->log_likelihood > f->best->log_likelihood;
+        tell_run(f, model, better);
+        if (better) {
+            fgmm_model_destroy(f->best);
+            f->best = model;
+        } else {
+            fgmm_model_destroy(model);
+        }
+        model = NULL;
+    }
+cleanup:
     return status;
 }
 
@@ -334,7 +415,7 @@ fgmm_status fgmm__fit(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_f
              .options = options,
              .watch = watch,
              .last_save_seconds = fgmm__seconds()};
-    fgmm_model *resumed = NULL, *model = NULL;
+    fgmm_model *resumed = NULL;
     status = check_options(&f);
     if (status == FGMM_OK)
         status = read_start(&f);
@@ -342,29 +423,20 @@ fgmm_status fgmm__fit(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_f
     if (status == FGMM_OK)
         status = resume(&f, &resumed);
     FGMM_TRY(fgmm__comm_agree(comm, status));
-    fgmm_phase phase = f.phase;
     FGMM_TRY(open_backend(&f));
     status = load_shard(&f);
     FGMM_TRY(fgmm__comm_agree(comm, status));
-    if (phase == FGMM_PHASE_FIT) {
-        model = resumed;
-        resumed = NULL;
-    } else {
-        FGMM_TRY(make_start(&f, phase == FGMM_PHASE_KMEANS ? resumed : NULL, &model));
-    }
-    fgmm_em em = new_em(&f, "iteration", options->max_iter, options->tol);
-    f.phase = FGMM_PHASE_FIT;
-    FGMM_TRY(fgmm__em_run(&em, model));
+    FGMM_TRY(fit_all(&f, &resumed));
     describe_run(&f);
-    *out = model;
-    model = NULL;
+    *out = f.best;
+    f.best = NULL;
 cleanup:
     if (status == FGMM_STOPPED && !f.stop_saved) { /* before the first iteration: what there was stays */
         fgmm_status saved = fgmm__comm_agree(comm, save(&f, resumed, true));
         status = saved == FGMM_OK ? FGMM_STOPPED : saved;
     }
     fgmm_model_destroy(resumed);
-    fgmm_model_destroy(model);
+    fgmm_model_destroy(f.best);
     fgmm_model_destroy(f.start);
     fgmm__shard_destroy(f.shard);
     fgmm__backend_destroy(f.backend);

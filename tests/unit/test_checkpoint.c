@@ -90,9 +90,15 @@ static void a_checkpoint_keeps_the_one_before_and_falls_back_to_it(void **unused
 {
     (void)unused;
     fgmm_model *first = make_model(0), *second = make_model(10);
-    fgmm_checkpoint a = {FGMM_PHASE_FIT, false, 0xdeadbeefcafef00d, 77, first}, b = a, read = {0};
+    fgmm_checkpoint a = {.phase = FGMM_PHASE_FIT,
+                         .data_fingerprint = 0xdeadbeefcafef00d,
+                         .options_hash = 77,
+                         .model = first},
+                    b = a, read = {0};
     bool found = true;
     b.model = second;
+    b.run = 3;
+    b.best = first;
     b.stopped = true;
     fgmm__checkpoint_remove(path);
     assert_int_equal(fgmm__checkpoint_read(path, &read, &found), FGMM_OK);
@@ -103,10 +109,13 @@ static void a_checkpoint_keeps_the_one_before_and_falls_back_to_it(void **unused
     assert_true(found && read.stopped && read.data_fingerprint == a.data_fingerprint &&
                 read.options_hash == 77);
     assert_same(read.model, second);
+    assert_int_equal(read.run, 3);
+    assert_same(read.best, first);
     fgmm_model_destroy(read.model);
+    fgmm_model_destroy(read.best);
     damage(path, 3000);
     assert_int_equal(fgmm__checkpoint_read(path, &read, &found), FGMM_OK);
-    assert_true(found && !read.stopped && read.phase == FGMM_PHASE_FIT);
+    assert_true(found && !read.stopped && read.phase == FGMM_PHASE_FIT && read.run == 0 && read.best == NULL);
     assert_same(read.model, first);
     fgmm_model_destroy(read.model);
     damage(older, 3000);
