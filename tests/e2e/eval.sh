@@ -3,17 +3,18 @@
 # report has the same bytes on any number of ranks; the index is gone afterwards; what cannot be done is said in one line.
 # shellcheck source=../support/e2e.sh
 . "$FGMM_SOURCE/tests/support/e2e.sh"
-data=$FGMM_TEST_DATA/passages-10k.fbin
 queries=$FGMM_TEST_DATA/passages-queries.fbin
+data=data.fbin # an evaluation builds many indexes and searches each by all of its lists
 
-"$FGMM" fit "$data" -k 64 --algorithm kmeans --max-iter 4 -o kmeans.h5 -q >/dev/null
-"$FGMM" fit "$data" -k 64 --max-iter 4 -o gmm.h5 -q >/dev/null
+"$FGMM" convert "$FGMM_TEST_DATA/passages-10k.fbin" $data --rows 0:4000 -q
+"$FGMM" fit $data -k 32 --algorithm kmeans --max-iter 4 -o kmeans.h5 -q >/dev/null
+"$FGMM" fit $data -k 32 --max-iter 4 -o gmm.h5 -q >/dev/null
 "$FGMM" convert "$queries" train.fbin --rows 0:100 -q
 "$FGMM" convert "$queries" test.fbin --rows 100:200 -q
-"$FGMM" groundtruth "$data" test.fbin -k 100 -o truth.ibin >/dev/null
+"$FGMM" groundtruth $data test.fbin -k 100 -o truth.ibin >/dev/null
 
 # ---- the same bytes on any ranks, and the shape of the report ----
-evaluate=(eval "$data" test.fbin --train-queries train.fbin --models gmm.h5,kmeans.h5 --rules hard,tau,soar --replication 1,1.5
+evaluate=(eval $data test.fbin --train-queries train.fbin --models gmm.h5,kmeans.h5 --rules hard,tau,soar --replication 1,1.5
     --probe-by centroid,posterior --resamples 200)
 "$FGMM" "${evaluate[@]}" --repeats 0 -o one >table
 on 3 "${evaluate[@]}" --repeats 0 -o three --log-json log --residency stream --tile-rows 1k >table3
@@ -46,9 +47,9 @@ curve() {
 beside() {
     local model=$1 rule=$2 order=$3 line
     shift 3
-    "$FGMM" build "$data" "$model" -o index.h5 --assign "$rule" "$@" >/dev/null
-    "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,64 --groundtruth truth.ibin --csv ten.csv >/dev/null
-    "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,64 -k 100 --groundtruth truth.ibin --csv hundred.csv >/dev/null
+    "$FGMM" build $data "$model" -o index.h5 --assign "$rule" "$@" >/dev/null
+    "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,32 --groundtruth truth.ibin --csv ten.csv >/dev/null
+    "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,32 -k 100 --groundtruth truth.ibin --csv hundred.csv >/dev/null
     curve "$model" "$rule" "$order" fixed >curve.csv
     for line in 2 3 4 5; do
         local nprobe recall hundred scanned distinct
@@ -70,24 +71,24 @@ beside() {
 beside kmeans.h5 hard centroid
 beside gmm.h5 tau centroid --replication 1.5
 beside gmm.h5 soar posterior --replication 1.5
-[ "$(sed -n 2p one.csv | cut -d, -f1-8)" = '"kmeans.h5",kmeans,hard,1,1.000000,centroid,fixed,64' ] || fail "the first curve: $(sed -n 2p one.csv)"
-storage=$("$FGMM" build "$data" gmm.h5 -o index.h5 --assign soar --replication 1.5 | sed -n 's/^replication *\([0-9.]*\) .*/\1/p')
+[ "$(sed -n 2p one.csv | cut -d, -f1-8)" = '"kmeans.h5",kmeans,hard,1,1.000000,centroid,fixed,32' ] || fail "the first curve: $(sed -n 2p one.csv)"
+storage=$("$FGMM" build $data gmm.h5 -o index.h5 --assign soar --replication 1.5 | sed -n 's/^replication *\([0-9.]*\) .*/\1/p')
 grep -q "^\"gmm.h5\",gmm,soar,1.5,$storage," one.csv || fail "storage $storage is not told"
 
 # ---- a share to learn from, times, true neighbours computed or given ----
-small=(eval "$data" "$queries" --models kmeans.h5 --rules soar,need --replication 1.5 --resamples 50)
+small=(eval $data "$queries" --models kmeans.h5 --rules soar,need --replication 1.5 --resamples 50)
 "$FGMM" "${small[@]}" -o share >table
 grep -q '100 queries judged, 100 to learn from' table || fail "no even share: $(cat table)"
 awk -F, 'NR > 1 && $16 != "" { n++; if (!($16 > 0)) exit 1 } END { exit n < 10 }' share.csv || fail "no times: $(head share.csv)"
 awk -F, 'NR > 1 && $13 != "" && !($14 > 0) { exit 1 }' share-costs.csv || fail "no times at a recall: $(cat share-costs.csv)"
-"$FGMM" groundtruth "$data" "$queries" -k 10 -o ten.ibin >/dev/null
+"$FGMM" groundtruth $data "$queries" -k 10 -o ten.ibin >/dev/null
 "$FGMM" "${small[@]}" --repeats 0 --groundtruth ten.ibin -o given >/dev/null
 "$FGMM" "${small[@]}" --repeats 0 -o computed >/dev/null
 cmp given-costs.csv computed-costs.csv || fail "given and computed neighbours differ"
 cmp <(cut -d, -f1-11,13-15 given.csv) <(cut -d, -f1-11,13-15 computed.csv) || fail "given and computed neighbours differ"
 [ -z "$(cut -d, -f12 given.csv | sed 1d | tr -d '\n')" ] || fail "a recall@100 of ten neighbours"
 
-"$FGMM" build "$data" kmeans.h5 -o index.h5 --assign need --replication 1.5 >/dev/null
+"$FGMM" build $data kmeans.h5 -o index.h5 --assign need --replication 1.5 >/dev/null
 "$FGMM" search index.h5 "$queries" --nprobe 4 --csv four.csv >/dev/null
 need=$(awk -F, '$3 == "need" && $7 == "fixed" && $9 == 4 { print $14 }' computed.csv)
 awk -F, -v half="$need" 'NR == 2 { exit !(half > 0.8 * $3 && half < 1.25 * $3) }' four.csv || fail "need: eval says $need, search $(cat four.csv)"
@@ -102,21 +103,21 @@ refused() {
     [ "$(grep -c '^fgmm: ' err)" = 1 ] && grep -q -e "$words" err || fail "not one line with \`$words\`: fgmm $*: $(cat err)"
     [ ! -e none.csv ] && [ ! -e none.json ] && [ ! -e none-index.h5 ] || fail "something was left: fgmm $*"
 }
-refused 2 'needs --models' eval "$data" test.fbin -o none
-refused 2 'needs -o' eval "$data" test.fbin --models gmm.h5
-refused 2 'no such rule' eval "$data" test.fbin --models gmm.h5 --rules soft -o none
-refused 2 'is there twice' eval "$data" test.fbin --models gmm.h5,gmm.h5 -o none
-refused 2 'a word is missing' eval "$data" test.fbin --models gmm.h5 --rules hard,,tau -o none
-refused 2 'not a number from 1' eval "$data" test.fbin --models gmm.h5 --replication 0.5 -o none
-refused 2 'not centroid or posterior' eval "$data" test.fbin --models gmm.h5 --probe-by luck -o none
-refused 2 'between 0 and 1' eval "$data" test.fbin --models gmm.h5 --train-share 1 -o none
-refused 2 'one of the queries to be judged' eval "$data" "$queries" --models gmm.h5 --train-queries train.fbin -o none
-refused 2 'neighbours of 200 queries, not of 100' eval "$data" test.fbin --models gmm.h5 --groundtruth ten.ibin -o none
-refused 2 'goes by distances' eval "$data" test.fbin --models gmm.h5 --metric ip -o none
-refused 2 'no-such.h5' eval "$data" test.fbin --models no-such.h5 -o none
-refused 2 'the folder' eval "$data" test.fbin --models gmm.h5 -o nowhere/none
+refused 2 'needs --models' eval $data test.fbin -o none
+refused 2 'needs -o' eval $data test.fbin --models gmm.h5
+refused 2 'no such rule' eval $data test.fbin --models gmm.h5 --rules soft -o none
+refused 2 'is there twice' eval $data test.fbin --models gmm.h5,gmm.h5 -o none
+refused 2 'a word is missing' eval $data test.fbin --models gmm.h5 --rules hard,,tau -o none
+refused 2 'not a number from 1' eval $data test.fbin --models gmm.h5 --replication 0.5 -o none
+refused 2 'not centroid or posterior' eval $data test.fbin --models gmm.h5 --probe-by luck -o none
+refused 2 'between 0 and 1' eval $data test.fbin --models gmm.h5 --train-share 1 -o none
+refused 2 'one of the queries to be judged' eval $data "$queries" --models gmm.h5 --train-queries train.fbin -o none
+refused 2 'neighbours of 200 queries, not of 100' eval $data test.fbin --models gmm.h5 --groundtruth ten.ibin -o none
+refused 2 'goes by distances' eval $data test.fbin --models gmm.h5 --metric ip -o none
+refused 2 'no-such.h5' eval $data test.fbin --models no-such.h5 -o none
+refused 2 'the folder' eval $data test.fbin --models gmm.h5 -o nowhere/none
 "$FGMM" synth n=200,d=7,k=2 other.fbin -q >/dev/null
-refused 2 'dimension' eval "$data" other.fbin --models gmm.h5 -o none
+refused 2 'dimension' eval $data other.fbin --models gmm.h5 -o none
 refused 2 'dimension' eval other.fbin other.fbin --models gmm.h5 -o none
 
 # ---- the plot, where matplotlib is ----
