@@ -71,9 +71,11 @@ typedef struct {
                            postings as do not exceed R times the rows */
     int32_t max_lists;  /* 8 */
     int32_t neighbors;  /* need: how many of its nearest rows a row needs; 10 */
-    int store_vectors;  /* 1 */
-    const char *ids;    /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
-                           each of one row alone; NULL: row numbers */
+    int32_t sketch; /* principal coordinates stored a posting, with which searching passes over rows that are
+                       too far, at no change of its answers; needs the vectors; 0: none */
+    int store_vectors; /* 1 */
+    const char *ids;   /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
+                          each of one row alone; NULL: row numbers */
     const char *checkpoint; /* a file for the record of a build that is stopped or fails once all lists are
                                known; they lie beside it, 4 bytes a posting. NULL: nothing is kept */
     int resume;             /* go on from the checkpoint; without one start afresh */
@@ -119,6 +121,8 @@ fgmm_dtype fgmm_index_dtype(const fgmm_index *index);
 typedef struct {
     double scanned;  /* mean vectors met a query, repeats counted */
     double distinct; /* repeats not counted; centroid distances (K a query) are apart */
+    double full;     /* distances computed: distinct, or what the index's sketches did not rule out */
+    double sketches; /* sketches looked at, each (M+1)/D of a distance; 0 without */
     double seconds;
     double lists; /* mean lists probed a query */
 } fgmm_search_report;

@@ -24,7 +24,9 @@ enum {
     FGMM_RNG_BOOTSTRAP,   /* index: drawing << 40 | place in it */
     FGMM_RNG_HOLDOUT,     /* index: query */
     FGMM_RNG_DRAW_CHOICE, /* index: row */
-    FGMM_RNG_DRAW_NOISE   /* index: row, sub: pair of dimensions */
+    FGMM_RNG_DRAW_NOISE,  /* index: row, sub: pair of dimensions */
+    FGMM_RNG_SKETCH,      /* index: stratum */
+    FGMM_RNG_PCA          /* index: element of the first directions */
 };
 
 typedef struct {

@@ -20,7 +20,7 @@ static char default_checkpoint[4096];
 static bool resume;
 static int rule = FGMM_ASSIGN_HARD, vectors = 0, metric = -1;
 static double tau = -INFINITY, lambda = -INFINITY, epsilon = -INFINITY, replication = -INFINITY;
-static int64_t max_lists = 8, neighbors, window_bytes, exchange_bytes;
+static int64_t max_lists = 8, neighbors, sketch, window_bytes, exchange_bytes;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
@@ -60,7 +60,10 @@ static const fgmm_option table[] = {
      "where a build that is stopped says how far it came; the rows' lists lie beside it meanwhile, 4 bytes a "
      "posting (INDEX.h5.ckpt)"},
     {"--resume", FGMM_OPT_FLAG, &resume, NULL, "go on from the checkpoint; without one, start afresh"},
-    {"--sketch", FGMM_OPT_LATER, NULL, NULL, NULL},
+    {"--sketch", FGMM_OPT_COUNT, &sketch, "M",
+     "store M principal coordinates of every posting and the length of what they leave out: search then "
+     "passes "
+     "over rows that are too far, with the same answers; 4 (M+1) bytes a posting (0: none)"},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 
@@ -93,6 +96,8 @@ static fgmm_status check(int n_arguments)
     if (neighbors > INT32_MAX)
         FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
     FGMM_TRY(check_number("--replication", replication, 1, -1));
+    if (sketch > INT32_MAX)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--sketch %lld: more than any row has coordinates", (long long)sketch);
     FGMM_TRY(fgmm__cmd_check_output(output));
     if (checkpoint == NULL) {
         snprintf(default_checkpoint, sizeof default_checkpoint, "%s.ckpt", output);
@@ -117,6 +122,7 @@ static fgmm_build_options options_given(void)
     options.max_lists = (int32_t)max_lists;
     if (neighbors > 0)
         options.neighbors = (int32_t)neighbors;
+    options.sketch = (int32_t)sketch;
     options.store_vectors = vectors == 0;
     options.ids = ids;
     options.checkpoint = checkpoint;

@@ -22,7 +22,7 @@ enum { MOST_SETTINGS = 256, MOST_PROBES = 1024 /* a query when a rule is learnt,
 
 static const char *output, *truth_file, *csv_file, *nprobe_list, *target_list;
 static int64_t k = 10, max_probes;
-static int metric = -1, probe_by = -1;
+static int metric = -1, probe_by = -1, keep_all = 0;
 static bool learn;
 
 static const fgmm_option table[] = {
@@ -43,6 +43,9 @@ static const fgmm_option table[] = {
      "with --learn-stop: lists a query probes at most, then and under the rule; recall is of their rows "
      "(all, up "
      "to 1024)"},
+    {"--skip", FGMM_OPT_CHOICE, &keep_all, "yes|no",
+     "pass over rows that the index's sketches (build --sketch) rule out, on the host: the same answers from "
+     "fewer distances (yes)"},
     {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
      "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
     {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
@@ -201,8 +204,14 @@ struct line {
     int32_t nprobe; /* 0: the target counts */
     double target, lists;
     double recall; /* < 0: unknown */
-    double scanned, distinct, queries_per_second;
+    double scanned, distinct, full, sketches, queries_per_second;
 };
+
+/* Rows may be passed over: distances computed are told apart from different rows met. */
+static bool skims(const struct run *run)
+{
+    return keep_all == 0 && run->index->sketch != NULL;
+}
 
 static void print_head(const struct run *run)
 {
@@ -210,11 +219,13 @@ static void print_head(const struct run *run)
         printf("%8s  %12s", "target", "lists/query");
     else
         printf("%8s", "nprobe");
-    printf("  %-9s  %14s  %14s  %12s\n", run->truth.ids != NULL ? "recall" : "", "scanned/query",
-           "distinct/query", "queries/s");
+    printf("  %-9s  %14s  %14s", run->truth.ids != NULL ? "recall" : "", "scanned/query", "distinct/query");
+    if (skims(run))
+        printf("  %14s  %14s", "full/query", "sketches/query");
+    printf("  %12s\n", "queries/s");
 }
 
-static void print_line(const struct line *line)
+static void print_line(const struct run *run, const struct line *line)
 {
     char recall[16] = "-";
     if (line->recall >= 0)
@@ -223,8 +234,10 @@ static void print_line(const struct line *line)
         printf("%8d", line->nprobe);
     else
         printf("%8g  %12.2f", line->target, line->lists);
-    printf("  %-9s  %14.1f  %14.1f  %12.0f\n", recall, line->scanned, line->distinct,
-           line->queries_per_second);
+    printf("  %-9s  %14.1f  %14.1f", recall, line->scanned, line->distinct);
+    if (skims(run))
+        printf("  %14.1f  %14.1f", line->full, line->sketches);
+    printf("  %12.0f\n", line->queries_per_second);
     fflush(stdout);
 }
 
@@ -242,6 +255,11 @@ static void log_line(const struct run *run, const struct line *line)
         cJSON_AddNumberToObject(event, "recall", line->recall);
     cJSON_AddNumberToObject(event, "scanned", line->scanned);
     cJSON_AddNumberToObject(event, "distinct", line->distinct);
+    if (skims(run)) {
+        cJSON_AddNumberToObject(event, "full", line->full);
+        cJSON_AddNumberToObject(event, "sketches", line->sketches);
+        cJSON_AddNumberToObject(event, "sketch", run->index->sketch->m);
+    }
     cJSON_AddNumberToObject(event, "queries_per_second", line->queries_per_second);
     fgmm__event_emit(event);
 }
@@ -251,8 +269,9 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
     FILE *file = fopen(csv_file, "w");
     if (file == NULL)
         return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
-    fprintf(file, "%s,recall@%d,scanned,distinct,queries_per_second\n",
-            target_list != NULL ? "recall_target,lists" : "nprobe", run->k);
+    fprintf(file, "%s,recall@%d,scanned,distinct,queries_per_second%s\n",
+            target_list != NULL ? "recall_target,lists" : "nprobe", run->k,
+            skims(run) ? ",full,sketches" : "");
     for (int i = 0; i < run->settings; i++) {
         if (lines[i].nprobe > 0)
             fprintf(file, "%d,", lines[i].nprobe);
@@ -260,7 +279,10 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
             fprintf(file, "%g,%.3f,", lines[i].target, lines[i].lists);
         if (lines[i].recall >= 0)
             fprintf(file, "%.6f", lines[i].recall);
-        fprintf(file, ",%.3f,%.3f,%.1f\n", lines[i].scanned, lines[i].distinct, lines[i].queries_per_second);
+        fprintf(file, ",%.3f,%.3f,%.1f", lines[i].scanned, lines[i].distinct, lines[i].queries_per_second);
+        if (skims(run))
+            fprintf(file, ",%.3f,%.3f", lines[i].full, lines[i].sketches);
+        fprintf(file, "\n");
     }
     bool failed = ferror(file) != 0;
     if (fclose(file) != 0 || failed)
@@ -303,9 +325,11 @@ static fgmm_status search_all(struct run *run, fgmm_searcher *searcher, struct l
                                  .recall = recall,
                                  .scanned = report->scanned,
                                  .distinct = report->distinct,
+                                 .full = report->full,
+                                 .sketches = report->sketches,
                                  .queries_per_second = (double)run->n / report->seconds};
         if (speaker) {
-            print_line(&lines[i]);
+            print_line(run, &lines[i]);
             log_line(run, &lines[i]);
         }
     }
@@ -390,6 +414,7 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
                              : probe_by >= 0     ? (fgmm_probe_order)probe_by
                                                  : FGMM_PROBE_CENTROID;
     FGMM_TRY(fgmm__searcher_probe_by(searcher, order));
+    fgmm__searcher_skip(searcher, keep_all == 0);
     if (learn) {
         status = learn_rule(&run, searcher);
         goto cleanup;

@@ -113,7 +113,8 @@ static fgmm_status walk_all(fgmm_searcher *searcher, const fgmm_eval_queries *qu
     fgmm_probes probes = {.n = 0};
     for (int64_t at = 0; at < trace->n; at += step) {
         int64_t n = trace->n - at < step ? trace->n - at : step;
-        FGMM_TRY(fgmm__probes_choose(searcher, queries->rows + (begin + at) * dim, n, trace->lists, &probes));
+        FGMM_TRY(fgmm__probes_choose(searcher, queries->rows + (begin + at) * dim, n, trace->lists, false,
+                                     &probes));
         for (int64_t q = 0; q < n; q++) {
             FGMM_TRY(walk(searcher, probes.probes + q * trace->lists,
                           queries->truth + (begin + at + q) * queries->truth_k, trace, at + q));

@@ -45,11 +45,11 @@ static void measure_centroids(rounds *r)
 }
 
 static fgmm_status rounds_begin(rounds *r, fgmm_searcher *searcher, const float *queries, int64_t n,
-                                int32_t k, int32_t nprobe)
+                                int32_t k, int32_t nprobe, bool skip)
 {
     fgmm_status status = FGMM_OK;
     r->searcher = searcher;
-    FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, &r->probes));
+    FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, skip, &r->probes));
     FGMM_TRY(fgmm__top_create(n, k, searcher->index->multi, &r->top));
     FGMM_ALLOC(r->distances, n * nprobe, "probes");
     FGMM_ALLOC(r->states, n, "probes");
@@ -136,7 +136,7 @@ fgmm_status fgmm__adaptive_search(fgmm_searcher *searcher, const fgmm_stop_rule 
     fgmm_status status = FGMM_OK;
     rounds r = {.done = 0};
     double start = fgmm__seconds();
-    FGMM_TRY(rounds_begin(&r, searcher, queries, n, rule->k, rule->max_probes));
+    FGMM_TRY(rounds_begin(&r, searcher, queries, n, rule->k, rule->max_probes, searcher->skip));
     while (r.n_going > 0 && r.done < rule->max_probes) {
         FGMM_TRY(rounds_next(&r));
         if (r.done < rule->max_probes)
@@ -187,7 +187,7 @@ fgmm_status fgmm__adaptive_trace(fgmm_searcher *searcher, const float *queries, 
     fgmm_neighbor *farthest = NULL;
     int64_t steps = max_probes - 1;
     FGMM_ALLOC(farthest, n, "neighbours");
-    FGMM_TRY(rounds_begin(&r, searcher, queries, n, k, max_probes));
+    FGMM_TRY(rounds_begin(&r, searcher, queries, n, k, max_probes, false));
     FGMM_TRY(find_farthest(&r, farthest));
     while (r.done < steps) {
         FGMM_TRY(rounds_next(&r));

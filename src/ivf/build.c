@@ -19,6 +19,7 @@
 #include "ivf/exchange.h"
 #include "ivf/graph.h"
 #include "ivf/index.h"
+#include "ivf/sketch.h"
 #include "ivf/stage.h"
 #include "model/model.h"
 
@@ -41,6 +42,7 @@ struct build {
     int32_t k;
     fgmm_rule rule;
     fgmm_graph *graph; /* of --assign need */
+    fgmm_sketch *sketch;
     bool multi;
     fgmm_stage stage;
     fgmm_ids *user_ids; /* NULL: row numbers */
@@ -91,6 +93,13 @@ static fgmm_status check(struct build *b)
     if (options->store_vectors)
         b->row_bytes =
             (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
+    if (options->sketch < 0 || options->sketch > fgmm_dataset_dim(b->dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT, "--sketch %d: must be 0 to the dimension of the rows, %d", options->sketch,
+                  fgmm_dataset_dim(b->dataset));
+    if (options->sketch > 0 && !options->store_vectors)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--sketch is for searching vectors: store them, or leave it out");
+    if (options->sketch > 0 && fgmm_dataset_metric(b->dataset) == FGMM_IP)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--sketch bounds distances, --metric ip has none: leave one of them out");
     FGMM_ALLOC(b->counts, b->k, "list counts");
     FGMM_ALLOC(b->first, b->k, "list counts");
     FGMM_ALLOC(b->cursor, b->k, "list counts");
@@ -253,6 +262,8 @@ static fgmm_status size_windows(struct build *b)
 {
     fgmm_status status = FGMM_OK;
     int64_t posting_bytes = (int64_t)(b->row_bytes + sizeof *b->ids + sizeof *b->primary);
+    if (b->sketch != NULL)
+        posting_bytes += (b->sketch->m + 1) * (int64_t)sizeof(float);
     int64_t bytes = b->options->window_bytes, cap = b->options->resources.host_memory_bytes;
     if (bytes <= 0) {
         bytes = fgmm__memory_available() / fgmm__comm_node_size(b->comm) / 2;
@@ -299,6 +310,8 @@ static fgmm_status create_file(struct build *b, const char *path)
         .rule = &b->rule,
         .vectors = b->row_bytes > 0,
         .user_ids = b->user_ids != NULL,
+        .sketch = b->sketch,
+        .threads = b->place.backend->threads,
         .offsets = b->offsets,
     };
     return fgmm__index_create(b->comm, path, &layout, &b->writer);
@@ -462,6 +475,7 @@ static void release(struct build *b)
     fgmm__exchange_destroy(b->exchange);
     fgmm__labels_destroy(b->labels);
     fgmm__graph_destroy(b->graph);
+    fgmm__sketch_destroy(b->sketch);
     fgmm__workplace_close(&b->place);
     fgmm__ids_close(b->user_ids);
     free(b->counts);
@@ -493,6 +507,9 @@ static fgmm_status make(struct build *b, const char *path, fgmm_started *started
     FGMM_TRY(count_lists(b));
     b->report.assign_seconds = fgmm__seconds() - start;
     FGMM_TRY(number_postings(b));
+    if (b->options->sketch > 0)
+        FGMM_TRY(fgmm__sketch_create(b->comm, b->dataset, b->options->sketch, b->place.backend->threads,
+                                     &b->sketch));
     FGMM_TRY(size_windows(b));
     FGMM_TRY(fgmm__comm_agree(b->comm, make_room(b)));
     FGMM_TRY(create_file(b, path));

@@ -108,7 +108,7 @@ static fgmm_status find_some(fgmm_searcher *searcher, uint64_t posting, int64_t 
     fgmm_probes probes = {.n = 0};
     int32_t searched = graph->kept < FGMM_GRAPH_SEARCHED ? graph->kept : FGMM_GRAPH_SEARCHED;
     FGMM_TRY(fgmm__top_create(n, graph->n + 1, false, &top));
-    FGMM_TRY(fgmm__probes_choose(searcher, rows, n, graph->kept, &probes));
+    FGMM_TRY(fgmm__probes_choose(searcher, rows, n, graph->kept, false, &probes));
     fgmm__probes_group(&probes, searcher->index->k, NULL, 0, 0, 1);
     FGMM_TRY(fgmm__probes_scan(searcher, &probes, top));
     fgmm__probes_group(&probes, searcher->index->k, NULL, 0, 1, searched);

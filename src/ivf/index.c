@@ -67,6 +67,31 @@ static fgmm_status locate(const fgmm_index *index, hid_t file, const char *name,
     return FGMM_OK;
 }
 
+static fgmm_status read_sketch(fgmm_index *index, hid_t file)
+{
+    fgmm_status status = FGMM_OK;
+    hsize_t shape[2];
+    int rank;
+    double *mean = NULL, *basis = NULL;
+    size_t dim = (size_t)index->dim;
+    if (!fgmm__h5_has_dataset(file, "sketch/basis"))
+        return FGMM_OK;
+    FGMM_TRY(fgmm__h5_shape(file, "sketch/basis", 2, &rank, shape));
+    if (rank != 2 || shape[0] < 1 || shape[0] > dim || shape[1] != dim)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: damaged: the basis of its sketch is not [M][D]", index->path);
+    FGMM_ALLOC(mean, dim, "a sketch");
+    FGMM_ALLOC(basis, shape[0] * dim, "a sketch");
+    FGMM_TRY(fgmm__h5_read(file, "sketch/mean", H5T_NATIVE_DOUBLE, dim, mean));
+    FGMM_TRY(fgmm__h5_read(file, "sketch/basis", H5T_NATIVE_DOUBLE, shape[0] * dim, basis));
+    FGMM_TRY(locate(index, file, "sketch/values", (uint64_t)index->postings * (shape[0] + 1) * sizeof(float),
+                    &index->sketches_at));
+    FGMM_TRY(fgmm__sketch_of(mean, basis, (int32_t)shape[0], index->dim, index->path, &index->sketch));
+cleanup:
+    free(mean);
+    free(basis);
+    return status;
+}
+
 static fgmm_status read_datasets(fgmm_index *index, hid_t file)
 {
     fgmm_status status = FGMM_OK;
@@ -94,6 +119,7 @@ static fgmm_status read_datasets(fgmm_index *index, hid_t file)
     index->multi = fgmm__h5_has_dataset(file, "primary");
     if (index->multi)
         FGMM_TRY(locate(index, file, "primary", postings, &index->primary_at));
+    FGMM_TRY(read_sketch(index, file));
     if (!fgmm__h5_has_dataset(file, "vectors"))
         goto cleanup;
     FGMM_TRY(
@@ -163,6 +189,7 @@ void fgmm_index_close(fgmm_index *index)
     free(index->centroids);
     free(index->offsets);
     free(index->hashes);
+    fgmm__sketch_destroy(index->sketch);
     free(index->path);
     free(index);
 }
@@ -244,6 +271,8 @@ fgmm_status fgmm__lists_create(const fgmm_index *index, fgmm_lists **out)
     FGMM_ALLOC(lists->ids, lists->capacity, "reading lists");
     FGMM_ALLOC(lists->verified, index->k, "reading lists");
     FGMM_TRY(fgmm__alloc((size_t)lists->capacity, row_bytes, "reading lists", &lists->vectors));
+    if (index->sketch != NULL)
+        FGMM_ALLOC(lists->sketches, lists->capacity * (index->sketch->m + 1), "reading lists");
     *out = lists;
     lists = NULL;
 cleanup:
@@ -257,6 +286,7 @@ void fgmm__lists_destroy(fgmm_lists *lists)
         return;
     free(lists->ids);
     free(lists->vectors);
+    free(lists->sketches);
     free(lists->verified);
     free(lists);
 }
@@ -316,6 +346,11 @@ fgmm_status fgmm__lists_next(fgmm_lists *lists)
         FGMM_TRY(verify(lists, row_bytes));
     memcpy(lists->ids, index->bytes + index->ids_at + lists->at * sizeof(int64_t),
            (size_t)lists->n * sizeof(int64_t));
+    if (lists->sketches != NULL) {
+        size_t sketch_bytes = (size_t)(index->sketch->m + 1) * sizeof *lists->sketches;
+        memcpy(lists->sketches, index->bytes + index->sketches_at + lists->at * sketch_bytes,
+               (size_t)lists->n * sketch_bytes);
+    }
     lists->at += (uint64_t)lists->n;
 cleanup:
     return status;

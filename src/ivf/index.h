@@ -10,6 +10,8 @@
  *   ids           i64 [P]
  *   primary       u8 [P]        1: the row's first list; where rows may be in several lists only
  *   vectors       dtype [P][D]  absent when only ids are stored
+ *   sketch/mean, sketch/basis   f64 [D], [M][D]; where built with a sketch (ivf/sketch.h)
+ *   sketch/values f32 [P][M+1]
  *   model/                      the model
  *   stop/                       the rule of search --recall-target, once one was learnt
  */
@@ -19,6 +21,7 @@
 #include <stdbool.h>
 #include "comm/comm.h"
 #include "ivf/rules.h"
+#include "ivf/sketch.h"
 
 enum { FGMM_INDEX_VERSION = 1 };
 
@@ -31,11 +34,12 @@ struct fgmm_index {
     fgmm_dtype dtype;
     int64_t rows, postings;
     int32_t k, dim;
-    bool multi;                              /* a row may be in several lists */
-    uint64_t *offsets;                       /* [k+1] */
-    uint64_t *hashes;                        /* [k], NULL without vectors */
-    float *centroids;                        /* [k][dim] */
-    uint64_t ids_at, primary_at, vectors_at; /* bytes from the start of the file; 0: absent */
+    bool multi;                                           /* a row may be in several lists */
+    uint64_t *offsets;                                    /* [k+1] */
+    uint64_t *hashes;                                     /* [k], NULL without vectors */
+    float *centroids;                                     /* [k][dim] */
+    fgmm_sketch *sketch;                                  /* NULL: none */
+    uint64_t ids_at, primary_at, vectors_at, sketches_at; /* bytes from the start of the file; 0: absent */
 };
 
 static inline uint64_t fgmm__index_list_size(const fgmm_index *index, int32_t list)
@@ -61,6 +65,7 @@ typedef struct {
     int64_t n;        /* postings of this piece; 0: the list is over */
     void *vectors;    /* [n][dim] of the index's dtype */
     int64_t *ids;     /* [n] */
+    float *sketches;  /* [n][m+1]; NULL where the index has none */
     int32_t list;
     uint64_t at; /* first posting of the next piece */
     uint64_t hash;
@@ -81,7 +86,9 @@ typedef struct {
     int64_t rows, postings;
     const fgmm_rule *rule;
     bool vectors, user_ids;
-    const uint64_t *offsets; /* [k+1] */
+    const fgmm_sketch *sketch; /* with vectors; NULL: none. Outlives the writer */
+    int threads;               /* for making sketches */
+    const uint64_t *offsets;   /* [k+1] */
 } fgmm_index_layout;
 
 typedef struct fgmm_index_writer fgmm_index_writer;
@@ -91,7 +98,8 @@ typedef struct fgmm_index_writer fgmm_index_writer;
 fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_index_layout *layout,
                                fgmm_index_writer **out);
 /* Collective: postings [begin, begin+n) of this rank (n may be 0); no rank brings more than `most`, the same
- * number on all. primary and vectors may be NULL where the layout has none. */
+ * number on all. primary and vectors may be NULL where the layout has none. Makes their sketches, for which
+ * it takes 4 (m+1) bytes a posting. */
 fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
                               const int64_t *ids, const uint8_t *primary, const void *vectors);
 /* Collective: hashes [k], whole on rank 0; seals, renames; *bytes (rank 0): the length of the file. The

@@ -9,8 +9,12 @@ enum { SLICE_BYTES = 512 << 20 }; /* a rank and write; MPI-IO under HDF5 counts 
 
 struct fgmm_index_writer {
     fgmm_h5_shared shared;
-    hid_t ids, primary, vectors; /* datasets; < 0 where absent */
-    hid_t transfer;              /* collective */
+    hid_t ids, primary, vectors, sketches; /* datasets; < 0 where absent */
+    hid_t transfer;                        /* collective */
+    const fgmm_sketch *sketch;
+    float *values; /* [values_room][m+1] sketches of a slice */
+    int64_t values_room;
+    int threads;
     fgmm_dtype dtype;
     int32_t k, dim;
     uint64_t skip_begin, skip_end; /* the vectors: bytes the seal leaves out */
@@ -18,8 +22,8 @@ struct fgmm_index_writer {
 
 static void close_datasets(fgmm_index_writer *writer)
 {
-    hid_t *datasets[] = {&writer->ids, &writer->primary, &writer->vectors};
-    for (int i = 0; i < 3; i++) {
+    hid_t *datasets[] = {&writer->ids, &writer->primary, &writer->vectors, &writer->sketches};
+    for (int i = 0; i < 4; i++) {
         if (*datasets[i] >= 0)
             H5Dclose(*datasets[i]);
         *datasets[i] = H5I_INVALID_HID;
@@ -35,6 +39,7 @@ void fgmm__index_abandon(fgmm_index_writer *writer)
         return;
     close_datasets(writer);
     fgmm__h5_shared_abandon(&writer->shared);
+    free(writer->values);
     free(writer);
 }
 
@@ -95,6 +100,23 @@ cleanup:
     return status;
 }
 
+static fgmm_status put_sketch(hid_t file, const fgmm_index_layout *layout)
+{
+    fgmm_status status = FGMM_OK;
+    hid_t group = H5I_INVALID_HID;
+    const fgmm_sketch *sketch = layout->sketch;
+    hsize_t basis[2] = {(hsize_t)sketch->m, (hsize_t)sketch->dim};
+    hsize_t values[2] = {(hsize_t)layout->postings, (hsize_t)sketch->m + 1};
+    FGMM_TRY(fgmm__h5_group(file, "sketch", &group));
+    FGMM_TRY(fgmm__h5_write(group, "mean", H5T_NATIVE_DOUBLE, 1, basis + 1, sketch->mean));
+    FGMM_TRY(fgmm__h5_write(group, "basis", H5T_NATIVE_DOUBLE, 2, basis, sketch->basis));
+    FGMM_TRY(add_dataset(group, "values", H5T_NATIVE_FLOAT, 2, values));
+cleanup:
+    if (group >= 0)
+        H5Gclose(group);
+    return status;
+}
+
 static fgmm_status lay_out(hid_t file, void *context)
 {
     fgmm_status status = FGMM_OK;
@@ -111,6 +133,8 @@ static fgmm_status lay_out(hid_t file, void *context)
         FGMM_TRY(add_dataset(file, "list_hashes", H5T_NATIVE_UINT64, 1, &lists));
         FGMM_TRY(add_dataset(file, "vectors", fgmm__h5_type(layout->dtype), 2, postings));
     }
+    if (layout->sketch != NULL)
+        FGMM_TRY(put_sketch(file, layout));
 cleanup:
     return status;
 }
@@ -124,6 +148,10 @@ static int64_t file_bytes(const fgmm_index_layout *layout)
             row = layout->vectors ? dim * (int64_t)fgmm_dtype_bytes(layout->dtype) : 0;
     int64_t parameters =
         k + k * dim + dim + (int64_t)fgmm__covariance_count(model->covariance, model->k, model->dim);
+    if (layout->sketch != NULL) {
+        row += (layout->sketch->m + 1) * (int64_t)sizeof(float);
+        parameters += (layout->sketch->m + 1) * dim;
+    }
     return layout->postings * (row + (int64_t)sizeof(int64_t) + 1) + 8 * (parameters + 2 * model->n_iter) +
            4 * k * dim + 16 * k + HEADERS;
 }
@@ -149,6 +177,11 @@ static fgmm_status open_datasets(fgmm_index_writer *writer, const fgmm_index_lay
         writer->skip_end =
             at + (uint64_t)layout->postings * (uint64_t)writer->dim * fgmm_dtype_bytes(layout->dtype);
     }
+    if (layout->sketch != NULL) {
+        writer->sketches = H5Dopen2(writer->shared.file, "sketch/values", H5P_DEFAULT);
+        if (writer->sketches < 0)
+            FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot open the index's sketches", writer->shared.path);
+    }
     if (writer->ids < 0 || (fgmm__rule_is_multi(layout->rule) && writer->primary < 0))
         FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot open the index's datasets", writer->shared.path);
 cleanup:
@@ -165,6 +198,9 @@ fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_ind
     *writer = (fgmm_index_writer){.ids = H5I_INVALID_HID,
                                   .primary = H5I_INVALID_HID,
                                   .vectors = H5I_INVALID_HID,
+                                  .sketches = H5I_INVALID_HID,
+                                  .sketch = layout->sketch,
+                                  .threads = layout->threads,
                                   .transfer = H5I_INVALID_HID,
                                   .dtype = layout->dtype,
                                   .k = fgmm_model_k(layout->model),
@@ -184,7 +220,7 @@ cleanup:
 static fgmm_status write_slice(fgmm_index_writer *writer, int64_t begin, int64_t n, const int64_t *ids,
                                const uint8_t *primary, const void *vectors)
 {
-    fgmm_status status[3] = {FGMM_OK, FGMM_OK, FGMM_OK};
+    fgmm_status status[4] = {FGMM_OK, FGMM_OK, FGMM_OK, FGMM_OK};
     status[0] = fgmm__h5_write_rows(writer->ids, H5T_NATIVE_INT64, begin, n, 0, ids, writer->transfer);
     if (writer->primary >= 0)
         status[1] =
@@ -192,7 +228,30 @@ static fgmm_status write_slice(fgmm_index_writer *writer, int64_t begin, int64_t
     if (writer->vectors >= 0)
         status[2] = fgmm__h5_write_rows(writer->vectors, fgmm__h5_type(writer->dtype), begin, n, writer->dim,
                                         vectors, writer->transfer);
-    return status[0] != FGMM_OK ? status[0] : status[1] != FGMM_OK ? status[1] : status[2];
+    if (writer->sketches >= 0)
+        status[3] = fgmm__h5_write_rows(writer->sketches, H5T_NATIVE_FLOAT, begin, n, writer->sketch->m + 1,
+                                        writer->values, writer->transfer);
+    for (int i = 0; i < 4; i++)
+        if (status[i] != FGMM_OK)
+            return status[i];
+    return FGMM_OK;
+}
+
+/* Sketches of a slice of vectors, for write_slice. */
+static fgmm_status make_sketches(fgmm_index_writer *writer, int64_t n, const void *vectors)
+{
+    fgmm_status status = FGMM_OK;
+    if (writer->sketch == NULL || n == 0)
+        return FGMM_OK;
+    if (n > writer->values_room) {
+        free(writer->values);
+        writer->values = NULL;
+        FGMM_ALLOC(writer->values, n * (writer->sketch->m + 1), "sketches of rows");
+        writer->values_room = n;
+    }
+    FGMM_TRY(fgmm__sketch_rows(writer->sketch, vectors, writer->dtype, n, writer->threads, writer->values));
+cleanup:
+    return status;
 }
 
 fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
@@ -205,8 +264,10 @@ fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t 
         slice = 1;
     for (int64_t at = 0; at < most; at += slice) {
         int64_t left = n > at ? n - at : 0, count = left < slice ? left : slice, skip = count > 0 ? at : 0;
+        const char *rows = (const char *)vectors + (size_t)skip * row_bytes;
+        FGMM_TRY(fgmm__comm_agree(writer->shared.comm, make_sketches(writer, count, rows)));
         status = write_slice(writer, begin + skip, count, ids + skip, primary != NULL ? primary + skip : NULL,
-                             (const char *)vectors + (size_t)skip * row_bytes);
+                             rows);
         FGMM_TRY(fgmm__comm_agree(writer->shared.comm, status));
     }
 cleanup:

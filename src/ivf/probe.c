@@ -16,6 +16,7 @@ void fgmm__probes_free(fgmm_probes *probes)
     free(probes->probes);
     free(probes->begin);
     free(probes->visitors);
+    fgmm__skim_destroy(probes->skim);
     *probes = (fgmm_probes){.n = 0};
 }
 
@@ -42,7 +43,7 @@ cleanup:
 }
 
 fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
-                                fgmm_probes *probes)
+                                bool skip, fgmm_probes *probes)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_index *index = searcher->index;
@@ -50,6 +51,8 @@ fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, i
     FGMM_ALLOC(probes->probes, n * nprobe, "probes");
     FGMM_ALLOC(probes->visitors, n * nprobe, "probes");
     FGMM_ALLOC(probes->begin, index->k + 1, "probes");
+    if (skip)
+        FGMM_TRY(fgmm__skim_create(index, queries, n, searcher->place.backend->threads, &probes->skim));
     FGMM_TRY(fgmm__workplace_queries(&searcher->place, index->metric, queries, n, index->dim));
     if (searcher->posterior != NULL)
         FGMM_TRY(fgmm__posterior_order(searcher->posterior, queries, n, nprobe, probes->probes));
@@ -96,8 +99,12 @@ fgmm_status fgmm__probes_scan(fgmm_searcher *searcher, const fgmm_probes *probes
             FGMM_TRY(fgmm__lists_next(lists));
             if (lists->n == 0)
                 break;
-            FGMM_TRY(fgmm__scan_rows(searcher->scan, top, probes->visitors + probes->begin[j], visitors,
-                                     lists->vectors, index->dtype, index->dim, lists->n, lists->ids, 0));
+            const int32_t *queries = probes->visitors + probes->begin[j];
+            if (probes->skim != NULL)
+                FGMM_TRY(fgmm__skim_rows(probes->skim, top, queries, visitors, lists));
+            else
+                FGMM_TRY(fgmm__scan_rows(searcher->scan, top, queries, visitors, lists->vectors, index->dtype,
+                                         index->dim, lists->n, lists->ids, 0));
         }
     }
 cleanup:
@@ -120,5 +127,11 @@ fgmm_status fgmm__probes_count(fgmm_searcher *searcher, const fgmm_probes *probe
     tally->lists += count;
     tally->scanned += met;
     tally->distinct += different;
+    tally->full += different;
+    if (probes->skim != NULL) {
+        fgmm_skim_cost cost = fgmm__skim_cost_of(probes->skim, q);
+        tally->full += cost.full - different;
+        tally->sketches += cost.sketches;
+    }
     return FGMM_OK;
 }

@@ -7,6 +7,7 @@
 #include "ivf/posterior.h"
 #include "ivf/scan.h"
 #include "ivf/search.h"
+#include "ivf/skim.h"
 #include "ivf/top.h"
 #include "ivf/workplace.h"
 
@@ -19,6 +20,7 @@ struct fgmm_searcher {
     fgmm_distinct *distinct; /* NULL where rows are in one list */
     fgmm_probe_order probe_by;
     fgmm_posterior *posterior; /* NULL: lists are probed by their centroids */
+    bool skip;                 /* rows that the index's sketches rule out */
 };
 
 /* One batch of this rank's queries. */
@@ -29,15 +31,17 @@ typedef struct {
     int64_t *probes;   /* [n][nprobe] lists in probing order */
     int64_t *begin;    /* [lists+1] where the queries of each list begin in `visitors` */
     int32_t *visitors; /* [n*nprobe] queries, list by list */
+    fgmm_skim *skim;   /* what scans them; NULL: the backend, all rows */
 } fgmm_probes;
 
 /* Queries searched at once, so that neighbours and probes fit in memory. */
 int64_t fgmm__batch_size(int32_t k, int32_t nprobe);
 
-/* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. What it
- * allocated is freed by fgmm__probes_free, after a failure too. */
+/* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. skip: scans
+ * that go into one and the same top pass over rows by the index's sketches. What it allocated is freed by
+ * fgmm__probes_free, after a failure too. */
 fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
-                                fgmm_probes *probes);
+                                bool skip, fgmm_probes *probes);
 void fgmm__probes_free(fgmm_probes *probes);
 /* Groups by list the probes [from, to) of some of the queries (some NULL: all). */
 void fgmm__probes_group(fgmm_probes *probes, int32_t lists, const int32_t *some, int64_t n_some, int32_t from,
@@ -47,11 +51,12 @@ fgmm_status fgmm__probes_scan(fgmm_searcher *searcher, const fgmm_probes *probes
 
 /* What a search did, summed over queries. */
 typedef struct {
-    int64_t lists, scanned, distinct;
+    int64_t lists, scanned, distinct, full, sketches;
     double seconds; /* counting apart: a search that is not measured would not do it */
 } fgmm_tally;
 
-/* Adds the postings in the first `count` lists of query q, and the different rows among them. */
+/* Adds the postings in the first `count` lists of query q, the different rows among them, and what of them
+ * was computed: all different rows, or what skimming left. */
 fgmm_status fgmm__probes_count(fgmm_searcher *searcher, const fgmm_probes *probes, int64_t q, int32_t count,
                                fgmm_tally *tally);
 

@@ -28,6 +28,7 @@ fgmm_status fgmm__searcher_create(fgmm_comm *comm, const fgmm_index *index, fgmm
     FGMM_TRY(fgmm__comm_agree(comm, status));
     searcher->comm = comm;
     searcher->index = index;
+    fgmm__searcher_skip(searcher, true);
     FGMM_TRY(
         fgmm__workplace_open(comm, NULL, &resources, FGMM_SPHERICAL, index->k, started, &searcher->place));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__scan_create(searcher->place.backend, &searcher->scan)));
@@ -68,7 +69,25 @@ fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order or
     return fgmm__comm_agree(searcher->comm, status);
 }
 
+void fgmm__searcher_skip(fgmm_searcher *searcher, bool skip)
+{
+    searcher->skip = skip && searcher->index->sketch != NULL && searcher->index->metric != FGMM_IP;
+}
+
 /* ---- one batch ---- */
+
+/* Skimming goes round by round, the nearest lists first: near rows found early rule out the more. */
+static fgmm_status scan(fgmm_searcher *searcher, fgmm_probes *probes, fgmm_top *top)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t step = probes->skim != NULL ? 1 : probes->nprobe;
+    for (int32_t from = 0; from < probes->nprobe; from += step) {
+        fgmm__probes_group(probes, searcher->index->k, NULL, 0, from, from + step);
+        FGMM_TRY(fgmm__probes_scan(searcher, probes, top));
+    }
+cleanup:
+    return status;
+}
 
 static fgmm_status search_batch(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                                 int32_t nprobe, int64_t *ids, float *distances, fgmm_tally *tally)
@@ -78,9 +97,8 @@ static fgmm_status search_batch(fgmm_searcher *searcher, const float *queries, i
     fgmm_probes probes = {.n = 0};
     double start = fgmm__seconds();
     FGMM_TRY(fgmm__top_create(n, k, searcher->index->multi, &top));
-    FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, &probes));
-    fgmm__probes_group(&probes, searcher->index->k, NULL, 0, 0, nprobe);
-    FGMM_TRY(fgmm__probes_scan(searcher, &probes, top));
+    FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, searcher->skip, &probes));
+    FGMM_TRY(scan(searcher, &probes, top));
     fgmm__top_sort(top);
     fgmm__top_read(top, ids, distances);
     tally->seconds += fgmm__seconds() - start;
@@ -99,7 +117,10 @@ static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, in
 {
     fgmm_status status = FGMM_OK;
     int32_t k = how->k;
+    enum { SKIMMED = 4096 /* queries at once that remember which rows they met */ };
     int64_t step = fgmm__batch_size(k, how->nprobe);
+    if (searcher->skip && searcher->index->multi && step > SKIMMED)
+        step = SKIMMED;
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step) {
         int64_t count = n - at < step ? n - at : step;
         const float *some = queries + at * searcher->index->dim;
@@ -152,10 +173,14 @@ static fgmm_status run(fgmm_searcher *searcher, const float *queries, int64_t n,
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.lists, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.scanned, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.distinct, 1));
+    FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.full, 1));
+    FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.sketches, 1));
     FGMM_TRY(fgmm__comm_max_f64(comm, &tally.seconds, 1));
     if (report != NULL && n > 0)
         *report = (fgmm_search_report){.scanned = (double)tally.scanned / (double)n,
                                        .distinct = (double)tally.distinct / (double)n,
+                                       .full = (double)tally.full / (double)n,
+                                       .sketches = (double)tally.sketches / (double)n,
                                        .seconds = tally.seconds,
                                        .lists = (double)tally.lists / (double)n};
 cleanup:

@@ -18,6 +18,10 @@ typedef enum { FGMM_PROBE_CENTROID, FGMM_PROBE_POSTERIOR } fgmm_probe_order;
 /* Collective. Of the searches that follow; by centroid until then. */
 fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order order);
 
+/* Local. Whether rows are passed over by the index's sketches (ivf/skim.h), in the searches that follow:
+ * until then, wherever it has any. */
+void fgmm__searcher_skip(fgmm_searcher *searcher, bool skip);
+
 /* Collective. As fgmm_search. */
 fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                                int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report);

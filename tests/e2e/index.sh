@@ -83,6 +83,24 @@ cmp posterior.h5 posterior3.h5 || fail "results by posterior differ on 3 ranks"
 "$FGMM" search kmeans-index.h5 "$queries" --nprobe 3 --probe-by posterior -o posterior.h5 >/dev/null
 cmp centroid.h5 posterior.h5 || fail "a k-means index has two probing orders"
 
+# ---- sketches: the same file whatever ranks wrote it, the same answers from fewer distances, and FAISS is given none ----
+"$FGMM" build "$data" model.h5 -o sketched.h5 --assign need --replication 1.5 --sketch 16 >/dev/null
+on 3 build "$data" model.h5 -o other.h5 --assign need --replication 1.5 --sketch 16 --window 300KiB --residency stream --tile-rows 1k >/dev/null
+cmp sketched.h5 other.h5 || fail "an index with sketches differs on 3 ranks"
+"$FGMM" info sketched.h5 >told
+grep -q '^sketch/basis: 16 x 100 float64$' told && grep -q '^sketch/values: [0-9]* x 17 float32$' told || fail "info does not show the sketch: $(cat told)"
+"$FGMM" search sketched.h5 "$queries" --nprobe 2,8,32 --groundtruth truth.ibin --csv skip.csv -o skip.h5 >told
+on 3 search sketched.h5 "$queries" --nprobe 2,8,32 --groundtruth truth.ibin --csv skip3.csv -o skip3.h5 --threads 2 >/dev/null
+"$FGMM" search sketched.h5 "$queries" --nprobe 2,8,32 --groundtruth truth.ibin --skip no --csv noskip.csv -o noskip.h5 >/dev/null
+cmp skip.h5 noskip.h5 && cmp skip.h5 skip3.h5 || fail "passing over rows changes what is found"
+[ "$(cut -d, -f1-4,6-7 skip.csv)" = "$(cut -d, -f1-4,6-7 skip3.csv)" ] || fail "what is passed over differs on 3 ranks"
+[ "$(cut -d, -f1-4 skip.csv)" = "$(cut -d, -f1-4 noskip.csv)" ] || fail "passing over rows changes recall and what is met: $(cat skip.csv noskip.csv)"
+grep -q 'full/query *sketches/query' told || fail "no columns for what sketches save: $(cat told)"
+awk -F, 'NR == 4 { exit !($6 < 0.5 * $4 && $7 <= $3 && $7 > 0.99 * $3) }' skip.csv || fail "sketches rule out too little: $(cat skip.csv)"
+"$FGMM" export sketched.h5 --to faiss --primary-only -o sketched.faiss >/dev/null 2>err
+"$FGMM" export need-15.h5 --to faiss --primary-only -o other.faiss >/dev/null 2>err
+cmp sketched.faiss other.faiss || fail "an export differs with sketches"
+
 # ---- FAISS ----
 "$FGMM" export hard.h5 --to faiss -o hard.faiss >/dev/null
 "$FGMM" export hard.h5 --to faiss -o disk.faiss --ondisk >/dev/null
@@ -146,6 +164,9 @@ refused 2 'needs data and a model' build "$data" -o refused.h5
 refused 2 'dimension' build narrow.fbin model.h5 -o refused.h5
 refused 2 'metric' build "$data" cosine.h5 --metric l2 -o refused.h5
 refused 2 'give --replication' build "$data" model.h5 --assign need -o refused.h5
+refused 2 'sketch 101: must be' build "$data" model.h5 --sketch 101 -o refused.h5
+refused 2 'sketch' build "$data" model.h5 --sketch 8 --vectors no -o refused.h5
+refused 2 'metric ip' build "$data" model.h5 --sketch 8 --metric ip -o refused.h5
 refused 2 'belongs to --assign need' build "$data" model.h5 --assign soar --neighbors 5 -o refused.h5
 refused 2 'hard lists hold each row once' build "$data" model.h5 --replication 2 -o refused.h5
 refused 2 'must be 1 to 2' build "$data" model.h5 --assign soar --replication 2.5 -o refused.h5
