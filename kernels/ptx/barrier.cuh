@@ -50,6 +50,12 @@ __device__ __forceinline__ void fence_async_proxy()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* The same for global memory; on both sides of the barrier that the writing and the copying thread share. */
+__device__ __forceinline__ void fence_async_proxy_global()
+{
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 /* `bytes` (a multiple of 16) from global to shared memory, both 16-byte aligned; they arrive at the barrier.
  */
 __device__ __forceinline__ void bulk_copy(void *shared, const void *global, uint32_t bytes, uint64_t *barrier)

@@ -52,6 +52,12 @@ __device__ __forceinline__ void wgmma_wait()
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 
+/* All but the last group. */
+__device__ __forceinline__ void wgmma_wait_but_one()
+{
+    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+}
+
 /* Ties the sums to this place in the program: no use of them moves across. */
 __device__ __forceinline__ void pin(float (&sums)[64])
 {
@@ -60,9 +66,12 @@ __device__ __forceinline__ void pin(float (&sums)[64])
         asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-#define FGMM_8(i)                                                                                            \
+#define FGMM_8(s, i)                                                                                         \
     "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]),              \
         "+f"(s[i + 6]), "+f"(s[i + 7])
+#define FGMM_64(s)                                                                                           \
+    FGMM_8(s, 0), FGMM_8(s, 8), FGMM_8(s, 16), FGMM_8(s, 24), FGMM_8(s, 32), FGMM_8(s, 40), FGMM_8(s, 48),   \
+        FGMM_8(s, 56)
 
 /* s[64 x 128] (+)= A[64 x 16] B[128 x 16]'. In the sums of a thread, s[4j + 2h + c] is row 16*(warp of the
  * warpgroup) + lane/4 + 8h, column 8j + 2*(lane%4) + c. add: 0 overwrites. */
@@ -78,9 +87,31 @@ __device__ __forceinline__ void wgmma_64x128x16(float (&s)[64], uint64_t a, uint
         "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
         "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 0;\n"
         "}"
-        : FGMM_8(0), FGMM_8(8), FGMM_8(16), FGMM_8(24), FGMM_8(32), FGMM_8(40), FGMM_8(48), FGMM_8(56)
+        : FGMM_64(s)
         : "l"(a), "l"(b), "r"(add));
 }
+
+/* s[64 x 256] (+)= A[64 x 16] B[256 x 16]', as two sets of 128 columns: s[0] has the first. */
+__device__ __forceinline__ void wgmma_64x256x16(float (&s)[2][64], uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
+                 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
+                 "%128, %129, p, 1, 1, 0, 0;\n"
+                 "}"
+                 : FGMM_64(s[0]), FGMM_64(s[1])
+                 : "l"(a), "l"(b), "r"(add));
+}
+#undef FGMM_64
 #undef FGMM_8
 
 } // namespace fgmm::ptx

@@ -3,6 +3,9 @@
 #ifndef FGMM_SM90_COLUMNS_CUH
 #define FGMM_SM90_COLUMNS_CUH
 
+#include <cuda_fp16.h>
+#include "kernels/ptx/math.cuh"
+
 namespace fgmm
 {
 
@@ -11,6 +14,7 @@ namespace fgmm
  * <= 128 then |2 F m g / s| <= 2^8 in any dimension,  g F |m|^2 <= 2^23,  g |offset| <= 2^26,  F g / (s^2
  * kSquareUnit) <= 2^14, and all of it fits fp16, 2^20 times smaller factors included, with subnormals (which
  * wgmma computes with). */
+constexpr float kMostSquare = 0x1p30f;
 constexpr float kSquareUnit = 0x1p-16f; /* |y|^2 in this unit is below 2^14 */
 
 /* Extra columns of a row and of a component:
@@ -18,6 +22,21 @@ constexpr float kSquareUnit = 0x1p-16f; /* |y|^2 in this unit is below 2^14 */
  *   component:  a1       a2       a3       -f1  -f2  -f1   e    0 ...
  * q1 + q2 <= kSquareUnit |y|^2, f1 + f2 <= F: rounded down, in two parts. |y| and e are rounded up. */
 __device__ constexpr float kOnes[3] = {0x1p12f, 0x1p2f, 0x1p-8f};
+
+/* The extra columns of a row with |y|^2 = square; the row is screened if `fits`. */
+__device__ __forceinline__ uint4 row_columns(float square, bool fits)
+{
+    const float units = fits ? square * kSquareUnit : 0.0f;
+    const float norm = fits ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f;
+    const __half q1 = __float2half_rd(units), q2 = __float2half_rd(units - __half2float(q1));
+    alignas(16) const __half column[8] = {
+        __float2half(kOnes[0]), __float2half(kOnes[1]), __float2half(kOnes[2]), q1, q1, q2,
+        __float2half_ru(norm),  __float2half(0.0f)};
+    return *reinterpret_cast<const uint4 *>(column);
+}
+
+/* Diagonal forms have columns for squares too, z = kSquareScale y^2 in any dimension: at most 2^15. */
+constexpr float kSquareScale = 0x1p-15f;
 
 /* Where half `column` of row `row` lies in a swizzled tile of `rows` rows, in halves. */
 __host__ __device__ inline int swizzled(int row, int column, int rows)

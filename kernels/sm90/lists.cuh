@@ -3,6 +3,7 @@
 #ifndef FGMM_SM90_LISTS_CUH
 #define FGMM_SM90_LISTS_CUH
 
+#include <float.h>
 #include "kernels/generic/traits.cuh"
 
 namespace fgmm
@@ -204,13 +205,10 @@ __device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], cons
     }
 }
 
-/* A tile's sums to candidates; width[h]: how far the sums of row h can be above the exact values, and
- * keep_bits. */
-__device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)[2], const float (&s)[64],
-                                                const float (&width)[2], int first_component, float span,
-                                                float unit)
+/* The largest of a lane's sums, of each row and 32 columns, and of each row. */
+__device__ __forceinline__ void find_most(const float (&s)[64], float (&group_most)[2][kGroupsOfColumns],
+                                          float (&most)[2])
 {
-    float group_most[2][kGroupsOfColumns], most[2], all[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
 #pragma unroll
@@ -222,20 +220,64 @@ __device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)
             group_most[h][g] = fmaxf(fmaxf(m[0], m[1]), fmaxf(m[2], m[3]));
         }
         most[h] = fmaxf(fmaxf(group_most[h][0], group_most[h][1]), fmaxf(group_most[h][2], group_most[h][3]));
-        all[h] = most[h];
     }
+}
+
+/* Raises what is known of the quad's rows to the largest of its lanes' lower bounds, keep_bits taken off. */
+__device__ __forceinline__ void raise_thresholds(RowState (&row)[2], float (&lower)[2])
+{
 #pragma unroll
     for (int step = 1; step < 4; step *= 2)
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            all[h] = fmaxf(all[h], __shfl_xor_sync(kWholeWarp, all[h], step));
+            lower[h] = fmaxf(lower[h], __shfl_xor_sync(kWholeWarp, lower[h], step));
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        row[h].sure = fmaxf(row[h].sure, all[h] - width[h]);
+        row[h].sure = fmaxf(row[h].sure, lower[h]);
         row[h].threshold = fmaxf(row[h].threshold, row[h].sure);
     }
-    if (__any_sync(kWholeWarp, most[0] > row[0].threshold || most[1] > row[1].threshold))
+}
+
+/* Whether any lane of the warp has a candidate. */
+__device__ __forceinline__ bool any_above(const RowState (&row)[2], const float (&most)[2])
+{
+    return __any_sync(kWholeWarp, most[0] > row[0].threshold || most[1] > row[1].threshold);
+}
+
+/* A tile's sums to candidates; width[h]: how far the sums of row h can be above the exact values, and
+ * keep_bits. */
+__device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)[2], const float (&s)[64],
+                                                const float (&width)[2], int first_component, float span,
+                                                float unit)
+{
+    float group_most[2][kGroupsOfColumns], most[2];
+    find_most(s, group_most, most);
+    float lower[2] = {most[0] - width[0], most[1] - width[1]};
+    raise_thresholds(row, lower);
+    if (any_above(row, most))
         append(lists, row, s, group_most, most, first_component, span, unit);
+}
+
+/* A row before its first tile. */
+__device__ __forceinline__ RowState opened(float norm, bool screened)
+{
+    return {norm, -FLT_MAX, screened ? -FLT_MAX : INFINITY}; /* -FLT_MAX never admits -infinity */
+}
+
+/* Leaves in the lists what is within keep_bits of the final best, and writes how many that are; rows past the
+ * first `rows` have no count. A row with fewer than `least` is dense. */
+__device__ __forceinline__ void close_lists(RowLists &lists, const RowState (&row)[2],
+                                            int32_t *counts /* of row 0; row 1 is 8 further */, int rows,
+                                            int least, float unit)
+{
+    compact<4>(lists, row, {true, true}, unit); /* 16 entries of a row: mostly all, in one read */
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const bool complete = row[h].threshold <= row[h].sure; /* not so for rows that were given up */
+        const int count = complete ? half_of(lists.counts, h) : FGMM_DENSE_ROW;
+        if (threadIdx.x % 4 == 0 && 8 * h < rows)
+            counts[8 * h] = count < least ? FGMM_DENSE_ROW : count;
+    }
 }
 
 } // namespace fgmm

@@ -122,18 +122,6 @@ template <typename T> struct Packed {
     Packed() = default;
 };
 
-/* The extra columns of a row with |y|^2 = square; the row is screened if `fits`. */
-__device__ __forceinline__ uint4 extra_columns(float square, bool fits)
-{
-    const float units = fits ? square * kSquareUnit : 0.0f;
-    const float norm = fits ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f;
-    const __half q1 = __float2half_rd(units), q2 = __float2half_rd(units - __half2float(q1));
-    alignas(16) const __half column[8] = {
-        __float2half(kOnes[0]), __float2half(kOnes[1]), __float2half(kOnes[2]), q1, q1, q2,
-        __float2half_ru(norm),  __float2half(0.0f)};
-    return *reinterpret_cast<const uint4 *>(column);
-}
-
 /* A converter warp: the rows of its consumer group in the next tile, minus origin, scaled, to fp16 in the
  * swizzled layout; their squared norms and extra columns. A row is shared by kLanes lanes of 8 dimensions.
  * kBatch rows of a thread are always on their way: what is converted is read anew at once, for the next batch
@@ -202,9 +190,9 @@ __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &r
             constexpr int kOwners = kLanes / kBatch; /* lanes that end with the same row's sum */
             const float sum = scattered_sum<kLanes>(square, lane);
             const int row = batch * kBatch * kStep + lane / kOwners * kStep + first;
-            const bool fits = sum < Shape::kMostSquare, owner = lane % kOwners == 0;
+            const bool fits = sum < kMostSquare, owner = lane % kOwners == 0;
             if (owner) {
-                ptx::store_operand(tile + Shape::kGroupExtra + row * 16, extra_columns(sum, fits));
+                ptx::store_operand(tile + Shape::kGroupExtra + row * 16, row_columns(sum, fits));
                 squares[row] = fits ? sum : INFINITY;
             }
             if (__any_sync(kWholeWarp, !fits)) { /* rare: the row becomes zero, so that no sum is NaN */
@@ -243,8 +231,7 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
         for (int h = 0; h < 2; h++) {
             const float square = shared.square[row_ring.slot][first + 8 * h];
             const bool screened = number + 8 * h < rows.rows && square < INFINITY;
-            row[h] = {screened ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f, -FLT_MAX,
-                      screened ? -FLT_MAX : INFINITY}; /* -FLT_MAX never admits -infinity */
+            row[h] = opened(screened ? ptx::sqrt_approx(square) * (1 + 0x1p-14f) : 0.0f, screened);
         }
 #pragma unroll 1
         for (int tile = 0; tile < tables.tiles; tile++) {
@@ -277,14 +264,7 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
         if (lane == 0)
             ptx::barrier_arrive(&shared.rows_empty[row_ring.slot][group]);
         row_ring.next(Shape::kRowTiles);
-        compact<4>(list, row, {true, true}, tables.unit); /* 16 entries of a row: mostly all, in one read */
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const bool complete = row[h].threshold <= row[h].sure; /* not so for rows that were given up */
-            const int count = complete ? half_of(list.counts, h) : FGMM_DENSE_ROW;
-            if (lane % 4 == 0 && number + 8 * h < rows.rows)
-                lists.counts[number + 8 * h] = count < least ? FGMM_DENSE_ROW : count;
-        }
+        close_lists(list, row, lists.counts + number, rows.rows - number, least, tables.unit);
     }
 }
 
@@ -343,11 +323,6 @@ int launch(const fgmm_row_view *rows, const fgmm_sm90_tables *tables, int32_t le
 } // namespace fgmm
 
 using namespace fgmm;
-
-bool fgmm__sm90_serves(fgmm_form form, int32_t k, int32_t dim)
-{
-    return form == FGMM_FORM_SPHERICAL && dim > 32 && dim <= FGMM_SM90_MAX_DIM && k >= 256;
-}
 
 int fgmm__launch_sm90_screen(const fgmm_row_view *rows, const fgmm_sm90_tables *tables, int32_t least,
                              const fgmm_candidate_lists *lists, int multiprocessors, fgmm_stream stream)

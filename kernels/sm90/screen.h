@@ -32,8 +32,14 @@ typedef struct {
     float span;  /* keep_bits in units */
 } fgmm_sm90_tables;
 
-/* Whether this screen serves a model: spherical form, 32 < dim <= FGMM_SM90_MAX_DIM, k >= 256. */
-bool fgmm__sm90_serves(fgmm_form form, int32_t k, int32_t dim);
+/* Which of Hopper's screens serves a model (choose.cu). tied: rows and means are whitened on the device. */
+typedef enum {
+    FGMM_SM90_NONE,
+    FGMM_SM90_NARROW /* screen.h */,
+    FGMM_SM90_WIDE /* wide.h */
+} fgmm_sm90_screen;
+fgmm_sm90_screen fgmm__sm90_serves(fgmm_form form, bool tied, int32_t k, int32_t dim);
+
 int64_t fgmm__sm90_record_bytes(int32_t dim);
 
 /* Rows further than 64 spread from the origin become dense. tables->records has room for `tiles` records and

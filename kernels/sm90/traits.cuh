@@ -4,6 +4,7 @@
 
 #include "kernels/generic/traits.cuh"
 #include "kernels/sm90/screen.h"
+#include "kernels/sm90/wide.h"
 
 /* Kernels have a body where the target has wgmma (sm_90a). */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
@@ -49,9 +50,50 @@ template <int kHalves_> struct ScreenShape {
     static constexpr int kRecordWidths = kColumns * kRowBytes;
     static constexpr int kRecordBytes = kRecordWidths + 16;
     static constexpr int kRecordPlace = (kRecordBytes + 1023) / 1024 * 1024;
-    static constexpr float kMostSquare = 0x1p30f; /* |y|^2 of a row that is screened: columns.cuh */
     static_assert(kColumns == 128 && FGMM_SM90_EXTRA == 16, "wgmma is m64n128k16");
     static_assert(kGroupBytes % 1024 == 0, "operands start on the swizzle's period");
+};
+
+/* The screen of wide rows: a product in slabs of 64 columns, both operands from L2 by bulk copies. Two
+ * consumer warpgroups of 64 rows by 256 components have 128 sums a thread, as many as leave room for the
+ * lists, so a byte from L2 serves as many multiplications as it can: a slab of 128 x 256 takes 1,024 clocks
+ * of the tensor cores. A cluster of two blocks has the same components and different rows; each fetches half
+ * of the components for both: 32 KiB a slab and block instead of 48, where L2 delivers some 40 to 50 KiB a
+ * 1,024 clocks and block. */
+struct WideShape {
+    static constexpr int kGroups = 2;
+    static constexpr int kGroupRows = 64;
+    static constexpr int kRows = kGroups * kGroupRows;
+    static constexpr int kColumns = FGMM_SM90_WIDE_TILE;
+    static constexpr int kWarpgroup = 128;
+    static constexpr int kThreads = (kGroups + 1) * kWarpgroup;
+    static constexpr int kGroupWarps = kWarpgroup / kWarp;
+    static constexpr int kCluster = 2;
+    static constexpr int kPairRows = kCluster * kRows;
+    static constexpr int kStages = 4; /* slabs: 192 KiB */
+    /* Two tiles of converted rows a block, in memory that stays in L2 for the most part: the next one is made
+     * while this one is multiplied. A lane has kConvertBatch octets of rows on their way. */
+    static constexpr int kRowTiles = 2;
+    static constexpr int kConverters = kGroupWarps - 1, kConvertBatch = 4;
+    /* At entry each thread has 168 registers, 65536 / 384; the producers give some to the consumers. */
+    static constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
+    static_assert(kProducerRegisters + kGroups * kConsumerRegisters <= 3 * 168, "one block's registers");
+    static constexpr int kRowSlab = kRows * FGMM_SM90_SLAB * 2, kRowExtra = kRows * FGMM_SM90_EXTRA * 2;
+    static constexpr int kColumnSlab = kColumns * FGMM_SM90_SLAB * 2,
+                         kColumnExtra = kColumns * FGMM_SM90_EXTRA * 2;
+    static constexpr int kGroupSlab = kRowSlab / kGroups;
+    static_assert(kColumns == 256 && FGMM_SM90_EXTRA == 16, "wgmma is m64n256k16");
+    static_assert(kGroupSlab % 1024 == 0 && kColumnSlab / kCluster % 1024 == 0,
+                  "operands start on the swizzle's period");
+    /* Bytes of a converted tile of rows, and of a record, with so many slabs. */
+    static constexpr int64_t row_tile(int slabs)
+    {
+        return kRowExtra + static_cast<int64_t>(slabs) * kRowSlab;
+    }
+    static constexpr int64_t record(int slabs)
+    {
+        return kColumnExtra + static_cast<int64_t>(slabs) * kColumnSlab;
+    }
 };
 
 } // namespace fgmm

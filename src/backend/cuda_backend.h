@@ -10,6 +10,7 @@
 #include "device/cuda_check.h"
 #include "kernels/kernels.h"
 #include "kernels/sm90/screen.h"
+#include "kernels/sm90/wide.h"
 
 _Static_assert((int)FGMM_QUANTUM == (int)FGMM_KERNEL_QUANTUM, "kernels cut rows at the same places");
 _Static_assert((int)FGMM_MOMENT_FULL == (int)FGMM_KERNEL_MOMENT_FULL &&
@@ -43,6 +44,8 @@ typedef enum {
     BUFFER_TABLE_SCALE,
     BUFFER_TABLE_TERMS,
     BUFFER_SM90_RECORDS,
+    BUFFER_SM90_WIDE,
+    BUFFER_SM90_OPERAND,
     BUFFER_CANDIDATES,
     BUFFER_COUNTS,
     BUFFER_DENSE_ROWS,
@@ -74,8 +77,10 @@ typedef enum {
 /* A model on the device. */
 typedef struct {
     fgmm_model_view view;
-    fgmm_screen_tables tables; /* not for full, nor where the Hopper screen serves */
-    fgmm_sm90_tables sm90;     /* records NULL: the generic screen serves */
+    fgmm_sm90_screen screen;   /* which of Hopper's serves: then it has tables, and the generic one none */
+    fgmm_screen_tables tables; /* not for full */
+    fgmm_sm90_tables sm90;
+    fgmm_sm90_wide wide;
     bool tied;
     double *whitening; /* [dim][dim], tied alone */
     double *origin;    /* [dim] */
@@ -89,6 +94,7 @@ typedef struct {
     int32_t chunk_quanta;
     int32_t group_quanta;     /* of the dense path */
     int32_t group_components; /* components a pass of the dense path */
+    int64_t operand_bytes;    /* of the wide screen, where it serves */
     bool all_dense;
 } fgmm__cuda_plan;
 
@@ -169,6 +175,7 @@ void fgmm__cuda_staging_free(fgmm__cuda_backend *cuda);
 /* cuda_model.c: takes what it needs of `components`. */
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *components);
 int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
+fgmm_form fgmm__cuda_form(fgmm_covariance shape);
 
 /* cuda_pass.c. chunk_quanta: at most this many. */
 fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,

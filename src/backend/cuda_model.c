@@ -24,6 +24,11 @@ static size_t factor_count(fgmm_covariance shape, int32_t k, int32_t dim)
     return components * dims * dims;
 }
 
+fgmm_form fgmm__cuda_form(fgmm_covariance shape)
+{
+    return shape == FGMM_DIAG ? FGMM_FORM_DIAG : shape == FGMM_FULL ? FGMM_FORM_FULL : FGMM_FORM_SPHERICAL;
+}
+
 static size_t table_values(int32_t k, int32_t dim)
 {
     return (size_t)pad(k, FGMM_SCREEN_TILE) * (size_t)pad(dim, FGMM_SCREEN_DIMS);
@@ -37,7 +42,10 @@ int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
     if (shape != FGMM_FULL)
         bytes +=
             4 * table_values(k, dim) * (shape == FGMM_DIAG ? 2 : 1) + 16 * (size_t)pad(k, FGMM_SCREEN_TILE);
-    if (shape == FGMM_SPHERICAL && fgmm__sm90_serves(FGMM_FORM_SPHERICAL, k, dim))
+    fgmm_sm90_screen screen = fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim);
+    if (screen == FGMM_SM90_WIDE)
+        bytes += (size_t)fgmm__sm90_wide_bytes(fgmm__cuda_form(shape), k, dim);
+    if (screen == FGMM_SM90_NARROW)
         bytes += (size_t)pad(k, FGMM_SM90_TILE) / FGMM_SM90_TILE * (size_t)fgmm__sm90_record_bytes(dim);
     return (int64_t)(bytes + 20 * (size_t)pad(dim, FGMM_SCREEN_DIMS));
 }
@@ -161,6 +169,22 @@ cleanup:
     return status;
 }
 
+static fgmm_status make_wide_tables(fgmm__cuda_backend *cuda)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_model *model = &cuda->model;
+    const fgmm_model_view *view = &model->view;
+    void *memory = NULL;
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_WIDE,
+                                (size_t)fgmm__sm90_wide_bytes(view->form, view->k, view->dim), &memory));
+    model->wide = fgmm__sm90_wide_place(view->form, view->k, view->dim, memory);
+    FGMM_LAUNCH(fgmm__launch_sm90_wide_tables(view, model->tied ? model->zeros : model->origin,
+                                              model->tied ? (const float *)model->zeros : model->origin32,
+                                              &model->wide, cuda->stream));
+cleanup:
+    return status;
+}
+
 /* A component of few rows is flat in most directions, and its variance there is what far rows of tiny
  * responsibilities bring; types with a variance a direction keep those rows too. */
 static double keep_bits(const fgmm_components *c)
@@ -174,9 +198,7 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
     fgmm_status status = FGMM_OK;
     fgmm__cuda_model *model = &cuda->model;
     *model = (fgmm__cuda_model){.tied = c->shape == FGMM_TIED && !c->hard};
-    model->view = (fgmm_model_view){.form = c->shape == FGMM_DIAG   ? FGMM_FORM_DIAG
-                                            : c->shape == FGMM_FULL ? FGMM_FORM_FULL
-                                                                    : FGMM_FORM_SPHERICAL,
+    model->view = (fgmm_model_view){.form = fgmm__cuda_form(c->shape),
                                     .hard = c->hard,
                                     .k = c->k,
                                     .dim = c->dim,
@@ -191,8 +213,12 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
     model->view.mean = model->view.centre;
     if (model->tied)
         FGMM_TRY(whiten_means(cuda, c));
-    if (cuda->hopper && !model->tied && fgmm__sm90_serves(model->view.form, c->k, c->dim))
+    if (cuda->hopper)
+        model->screen = fgmm__sm90_serves(model->view.form, model->tied, c->k, c->dim);
+    if (model->screen == FGMM_SM90_NARROW)
         FGMM_TRY(make_sm90_tables(cuda, range_of(c)));
+    else if (model->screen == FGMM_SM90_WIDE)
+        FGMM_TRY(make_wide_tables(cuda));
     else if (model->view.form != FGMM_FORM_FULL)
         FGMM_TRY(make_tables(cuda));
 cleanup:

@@ -16,6 +16,8 @@ fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim
         plan.chunk_quanta = clamp(whitened_bytes / (2 * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
     plan.group_components = clamp(k, FGMM_SLAB_COLUMNS);
     plan.group_quanta = clamp(FGMM_SLAB_COLUMNS / plan.group_components, plan.chunk_quanta);
+    if (!all_dense && fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim) == FGMM_SM90_WIDE)
+        plan.operand_bytes = fgmm__sm90_operand_bytes(fgmm__cuda_form(shape), dim);
     return plan;
 }
 
@@ -26,7 +28,8 @@ static size_t quantum_rows(int32_t quanta)
 
 int64_t fgmm__cuda_plan_bytes(const fgmm__cuda_plan *plan, fgmm_covariance shape, int32_t dim)
 {
-    size_t chunk = quantum_rows(plan->chunk_quanta), group = quantum_rows(plan->group_quanta), bytes = 0;
+    size_t chunk = quantum_rows(plan->chunk_quanta), group = quantum_rows(plan->group_quanta);
+    size_t bytes = (size_t)plan->operand_bytes;
     if (!plan->all_dense)
         bytes += chunk * (FGMM_CANDIDATES * sizeof(fgmm_candidate) + sizeof(int32_t));
     bytes += 2 * (chunk + (size_t)plan->chunk_quanta) * sizeof(int32_t);
@@ -47,6 +50,8 @@ fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_p
                                     &unused));
         FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_COUNTS, chunk * sizeof(int32_t), &unused));
     }
+    if (cuda->model.screen == FGMM_SM90_WIDE)
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_OPERAND, (size_t)plan->operand_bytes, &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_ROWS, 2 * chunk * sizeof(int32_t), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_COUNTS, 2 * (size_t)plan->chunk_quanta * sizeof(int32_t),
                                 &unused));
@@ -104,6 +109,27 @@ static int32_t quanta_of(const fgmm__cuda_chunk *chunk)
     return (chunk->original.rows + FGMM_QUANTUM - 1) / FGMM_QUANTUM;
 }
 
+static fgmm_status screen_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk, int32_t least,
+                                const fgmm_candidate_lists *lists)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm__cuda_model *model = &cuda->model;
+    int multiprocessors = fgmm__device_multiprocessors(cuda->base.device);
+    if (model->screen == FGMM_SM90_WIDE) {
+        FGMM_LAUNCH(fgmm__launch_sm90_wide_screen(&chunk->screened, &model->wide,
+                                                  cuda->buffers[BUFFER_SM90_OPERAND].pointer, least, lists,
+                                                  multiprocessors, cuda->stream));
+    } else if (model->screen == FGMM_SM90_NARROW) {
+        FGMM_LAUNCH(fgmm__launch_sm90_screen(&chunk->screened, &model->sm90, least, lists, multiprocessors,
+                                             cuda->stream));
+    } else {
+        FGMM_LAUNCH(
+            fgmm__launch_screen(&chunk->screened, &model->view, &model->tables, least, lists, cuda->stream));
+    }
+cleanup:
+    return status;
+}
+
 /* Enqueues what needs no answer from the device: the sparse rows, the lists of dense ones, the way home of
  * their counts. */
 static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
@@ -115,13 +141,7 @@ static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *
     if (plan->all_dense) {
         FGMM_LAUNCH(fgmm__launch_dense_lists(NULL, chunk->original.rows, &chunk->dense, cuda->stream));
     } else {
-        if (cuda->model.sm90.records != NULL)
-            FGMM_LAUNCH(fgmm__launch_sm90_screen(&chunk->screened, &cuda->model.sm90, pass->least, &lists,
-                                                 fgmm__device_multiprocessors(cuda->base.device),
-                                                 cuda->stream));
-        else
-            FGMM_LAUNCH(fgmm__launch_screen(&chunk->screened, &cuda->model.view, &cuda->model.tables,
-                                            pass->least, &lists, cuda->stream));
+        FGMM_TRY(screen_chunk(cuda, chunk, pass->least, &lists));
         FGMM_TRY(pass->sparse(cuda, chunk, &lists));
         FGMM_LAUNCH(
             fgmm__launch_dense_lists(lists.counts, chunk->original.rows, &chunk->dense, cuda->stream));

@@ -125,6 +125,9 @@ static void labels_are_those_of_the_largest_densities(void **state)
             compare(FGMM_U8, 515, 90, 17, FGMM_DIAG, false, tops[t], sigmas[s]);
             compare(FGMM_I8, 515, 90, 17, FGMM_TIED, false, tops[t], sigmas[s]);
             compare(FGMM_F32, 515, 90, 17, FGMM_FULL, false, tops[t], sigmas[s]);
+            compare(FGMM_F16, 515, 300, 136, FGMM_SPHERICAL, false, tops[t], sigmas[s]);
+            compare(FGMM_F32, 515, 300, 33, FGMM_DIAG, false, tops[t], sigmas[s]);
+            compare(FGMM_U8, 515, 300, 34, FGMM_TIED, false, tops[t], sigmas[s]);
         }
 }
 
@@ -143,28 +146,37 @@ static void missing_places_hold_minus_one(void **state)
     compare(FGMM_F32, 300, 3, 128, FGMM_FULL, false, 4, 3);
 }
 
+/* The second half of the components repeats the first, in reverse. */
+static void twins_follow_each_other(fgmm_covariance shape, bool hard, int32_t dim)
+{
+    enum { K = 1400, N = 300, TOP = 2 };
+    fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, N, K, dim, 3);
+    fgmm_components *c = fgmm_test_components(shape, hard, K, dim, FGMM_F32, 3);
+    size_t dims = (size_t)dim, factors = shape == FGMM_DIAG ? dims : 1;
+    for (size_t k = K / 2; k < K; k++) {
+        size_t twin = K - 1 - k;
+        memcpy(c->means + k * dims, c->means + twin * dims, dims * sizeof(double));
+        memcpy(c->factors + k * factors, c->factors + twin * factors, factors * sizeof(double));
+        c->offsets[k] = c->offsets[twin];
+    }
+    answer a = run(rows, c, TOP, N);
+    for (int i = 0; i < N; i++) {
+        assert_true(a.labels[TOP * i] < K / 2);
+        assert_int_equal(a.labels[TOP * i + 1], K - 1 - a.labels[TOP * i]);
+    }
+    answer_free(&a);
+    fgmm__components_destroy(c);
+    fgmm_test_rows_destroy(rows);
+}
+
 static void ties_go_to_the_smaller_number(void **state)
 {
     (void)state;
-    enum { K = 1400, DIM = 100, N = 300, TOP = 2 };
     for (int hard = 0; hard < 2; hard++) {
-        fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, N, K, DIM, 3);
-        fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, hard, K, DIM, FGMM_F32, 3);
-        for (int k = K / 2; k < K; k++) {
-            int twin = K - 1 - k;
-            memcpy(c->means + k * DIM, c->means + twin * DIM, DIM * sizeof(double));
-            c->offsets[k] = c->offsets[twin];
-            c->factors[k] = c->factors[twin];
-        }
-        answer a = run(rows, c, TOP, N);
-        for (int i = 0; i < N; i++) {
-            assert_true(a.labels[TOP * i] < K / 2);
-            assert_int_equal(a.labels[TOP * i + 1], K - 1 - a.labels[TOP * i]);
-        }
-        answer_free(&a);
-        fgmm__components_destroy(c);
-        fgmm_test_rows_destroy(rows);
+        twins_follow_each_other(FGMM_SPHERICAL, hard, 100);
+        twins_follow_each_other(FGMM_SPHERICAL, hard, 200);
     }
+    twins_follow_each_other(FGMM_DIAG, false, 40);
 }
 
 static void same_bits(int64_t n, int32_t top, double sigma)

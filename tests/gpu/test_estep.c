@@ -205,6 +205,8 @@ static void every_element_type_is_read(void **state)
             compare(types[i], 1030, 33, widths[w], FGMM_DIAG, false, FGMM_MOMENT_DIAG, 3);
             compare(types[i], 1030, 33, widths[w], FGMM_TIED, false, FGMM_MOMENT_NONE, 3);
             compare(types[i], 1030, 5, widths[w], FGMM_FULL, false, FGMM_MOMENT_FULL, 3);
+            compare(types[i], 1030, 300, widths[w], FGMM_DIAG, false, FGMM_MOMENT_DIAG, 3);
+            compare(types[i], 1030, 300, 120 + widths[w], FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 3);
         }
 }
 
@@ -245,6 +247,27 @@ static void several_chunks_a_tile(void **state)
     compare(FGMM_F32, 300000, 100, 4, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 6);
     compare(FGMM_U8, 300000, 7, 4, FGMM_SPHERICAL, true, FGMM_MOMENT_SPHERICAL, 6);
     compare(FGMM_F32, 50000, 10, 128, FGMM_TIED, false, FGMM_MOMENT_NONE, 20);
+    compare(FGMM_F16, 120000, 260, 33, FGMM_DIAG, false, FGMM_MOMENT_DIAG, 6);
+    compare(FGMM_F16, 36000, 260, 700, FGMM_SPHERICAL, true, FGMM_MOMENT_SPHERICAL, 6); /* several batches */
+}
+
+/* Shapes of Hopper's screens, which serve from 256 components on. */
+static void many_components_of_every_width(void **state)
+{
+    (void)state;
+    const int32_t widths[] = {20, 33, 64, 100, 128, 130, 200, 768, 1000, 4096};
+    const double sigmas[] = {0.1, 3, 15};
+    for (int i = 0; i < 10; i++)
+        for (int s = 0; s < 3; s++) {
+            int32_t dim = widths[i];
+            if (dim > 200 && s != 1)
+                continue;
+            compare(FGMM_F32, 700, 300, dim, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, sigmas[s]);
+            compare(FGMM_F32, 700, 300, dim, FGMM_SPHERICAL, true, FGMM_MOMENT_SPHERICAL, sigmas[s]);
+            compare(FGMM_F32, 700, 300, dim, FGMM_DIAG, false, FGMM_MOMENT_DIAG, sigmas[s]);
+            if (dim <= 200)
+                compare(FGMM_F32, 700, 300, dim, FGMM_TIED, false, FGMM_MOMENT_NONE, sigmas[s]);
+        }
 }
 
 static void wide_rows(void **state)
@@ -345,12 +368,14 @@ static void real_rows_agree_with_the_twin(void **state)
         print_message("passages-10k.fbin is not in FGMM_TEST_DATA\n");
         skip();
     }
-    fgmm_components *spherical = components_of_rows(rows, FGMM_SPHERICAL, 200);
-    fgmm_components *diagonal = components_of_rows(rows, FGMM_DIAG, 200);
-    against_twin("passages, spherical", rows, spherical, FGMM_MOMENT_SPHERICAL);
-    against_twin("passages, diag", rows, diagonal, FGMM_MOMENT_DIAG);
-    fgmm__components_destroy(spherical);
-    fgmm__components_destroy(diagonal);
+    for (int32_t k = 200; k <= 400; k += 200) {
+        fgmm_components *spherical = components_of_rows(rows, FGMM_SPHERICAL, k);
+        fgmm_components *diagonal = components_of_rows(rows, FGMM_DIAG, k);
+        against_twin("passages, spherical", rows, spherical, FGMM_MOMENT_SPHERICAL);
+        against_twin("passages, diag", rows, diagonal, FGMM_MOMENT_DIAG);
+        fgmm__components_destroy(spherical);
+        fgmm__components_destroy(diagonal);
+    }
     fgmm_test_rows_destroy(rows);
 }
 
@@ -394,35 +419,43 @@ static void tiles_do_not_change_a_bit(void **state)
         same_bits(7 * FGMM_QUANTUM + 300, 170, 17, FGMM_DIAG, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 170, 17, FGMM_TIED, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 40, 17, FGMM_FULL, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 300, 33, FGMM_DIAG, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 300, 140, FGMM_SPHERICAL, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 300, 40, FGMM_TIED, false, sigmas[i]);
     }
     same_bits(140 * FGMM_QUANTUM + 1, 90, 3, FGMM_SPHERICAL, false, 9);
 }
 
-/* All means alike: more candidates than a list holds, and exact ties. */
+/* Some means alike: exact ties, and more candidates than a list holds. */
+static void the_first_of_equal_means_takes_all(int32_t dim, int32_t copies)
+{
+    enum { K = 300, N = 1030 };
+    fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, N, K, dim, 3);
+    fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, true, K, dim, FGMM_F32, 3);
+    fgmm_grid *grid = NULL;
+    for (int k = 0; k < K; k++)
+        memcpy(c->means + k * dim, c->means + k / copies * copies * dim, (size_t)dim * sizeof(double));
+    succeed(fgmm__grid_create(N, rows->min, rows->max, c, &grid), "grid");
+    fgmm_stats *stats = run(fgmm_test_cuda(), rows, c, grid, FGMM_MOMENT_SPHERICAL, true, 0);
+    double firsts = 0;
+    for (int k = 0; k < K; k += copies)
+        firsts += fgmm__stats_n(stats, grid, k);
+    if (firsts != N)
+        print_error("%d dimensions, %d copies: the first ones have %g of %d rows\n", dim, copies, firsts, N);
+    assert_true(firsts == N);
+    fgmm__stats_destroy(stats);
+    fgmm__grid_destroy(grid);
+    fgmm__components_destroy(c);
+    fgmm_test_rows_destroy(rows);
+}
+
 static void of_equal_means_the_first_takes_all(void **state)
 {
     (void)state;
-    enum { K = 300, DIM = 20, N = 1030 };
-    const int32_t copies[] = {2, 40, K};
-    for (int i = 0; i < 3; i++) {
-        fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, N, K, DIM, 3);
-        fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, true, K, DIM, FGMM_F32, 3);
-        fgmm_grid *grid = NULL;
-        for (int k = 0; k < K; k++)
-            memcpy(c->means + k * DIM, c->means + k / copies[i] * copies[i] * DIM, DIM * sizeof(double));
-        succeed(fgmm__grid_create(N, rows->min, rows->max, c, &grid), "grid");
-        fgmm_stats *stats = run(fgmm_test_cuda(), rows, c, grid, FGMM_MOMENT_SPHERICAL, true, 0);
-        double firsts = 0;
-        for (int k = 0; k < K; k += copies[i])
-            firsts += fgmm__stats_n(stats, grid, k);
-        if (firsts != N)
-            print_error("%d copies: the first ones have %g of %d rows\n", copies[i], firsts, N);
-        assert_true(firsts == N);
-        fgmm__stats_destroy(stats);
-        fgmm__grid_destroy(grid);
-        fgmm__components_destroy(c);
-        fgmm_test_rows_destroy(rows);
-    }
+    const int32_t widths[] = {20, 64, 200}, copies[] = {2, 40, 300};
+    for (int w = 0; w < 3; w++)
+        for (int i = 0; i < 3; i++)
+            the_first_of_equal_means_takes_all(widths[w], copies[i]);
 }
 
 static void a_component_without_weight_gets_nothing(void **state)
@@ -461,6 +494,7 @@ static int cases(void)
         cmocka_unit_test(more_components_than_the_slab_holds),
         cmocka_unit_test(several_chunks_a_tile),
         cmocka_unit_test(wide_rows),
+        cmocka_unit_test(many_components_of_every_width),
         cmocka_unit_test(a_single_row_is_enough),
         cmocka_unit_test(real_rows_agree_with_the_twin),
         cmocka_unit_test(tiles_do_not_change_a_bit),
