@@ -28,7 +28,7 @@ static const char *output, *model_list, *rule_list = "hard,tau,soar,closure",
                                         *replication_list = "1,1.25,1.5,2", *order_list = "centroid",
                                         *truth_file, *train_file;
 static double train_share = 0.5, most_storage = 2;
-static int64_t max_probes = MOST_PROBES, max_lists = 8, repeats = 1, resamples = 1000, seed;
+static int64_t max_probes = MOST_PROBES, max_lists = 8, sketch, repeats = 1, resamples = 1000, seed;
 static int metric = -1;
 static fgmm_resource_options resources;
 
@@ -39,6 +39,9 @@ static const fgmm_option table[] = {
     {"--replication", FGMM_OPT_TEXT, &replication_list, "LIST",
      "postings a row, for the rules that give more than one (1,1.25,1.5,2)"},
     {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row, as in build (8)"},
+    {"--sketch", FGMM_OPT_COUNT, &sketch, "M",
+     "judge every search with sketches of M coordinates, too, each of which costs (M+1)/D of a distance (0: "
+     "none)"},
     {"--probe-by", FGMM_OPT_TEXT, &order_list, "LIST",
      "orders in which lists are probed: centroid, posterior or both (centroid)"},
     {"--max-probes", FGMM_OPT_COUNT, &max_probes, "N", "lists a query probes at most (256)"},
@@ -187,6 +190,7 @@ static fgmm_status set_options(struct run *run)
     run->options.models = (const fgmm_model *const *)run->model;
     run->options.n_models = run->models.n;
     run->options.max_lists = (int32_t)max_lists;
+    run->options.sketch = (int32_t)sketch;
     run->options.repeats = (int32_t)repeats;
     run->options.resamples = (int32_t)resamples;
     run->options.seed = (uint64_t)seed;
@@ -312,6 +316,9 @@ static fgmm_status open_inputs(struct run *run, const char **arguments, int n)
     FGMM_TRY(set_options(run));
     options.metric = metric < 0 ? fgmm_model_metric(run->model[0]) : (fgmm_metric)metric;
     FGMM_TRY(fgmm_dataset_open(arguments, n - 1, &options, &run->dataset));
+    if (sketch > fgmm_dataset_dim(run->dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT, "--sketch %lld: must be 0 to the dimension of the rows, %d",
+                  (long long)sketch, fgmm_dataset_dim(run->dataset));
     for (int32_t m = 0; m < run->models.n; m++)
         FGMM_TRY(fgmm__check_model(run->dataset, run->model[m]));
     FGMM_TRY(fgmm__cmd_read_queries(arguments + n - 1, 1, options.metric, fgmm_dataset_dim(run->dataset),
@@ -373,12 +380,11 @@ cleanup:
 static void print_head(const struct run *run)
 {
     const fgmm_eval_options *options = &run->options;
-    printf(
-        "%lld rows, %lld queries judged, %lld to learn from; recall@10, distinct rows and centroids a query "
-        "against\n%s with hard lists and a fixed number of them (1.00), with 95 %% intervals\n",
-        (long long)fgmm_dataset_rows(run->dataset), (long long)run->n_test, (long long)(run->n - run->n_test),
-        options->names[options->plan.reference_model]);
-    printf("%-18s %-8s %7s %-9s %-7s", "model", "rule", "storage", "probe", "stop");
+    printf("%lld rows, %lld queries judged, %lld to learn from; recall@10, distances to rows and centroids a "
+           "query against\n%s with hard lists and a fixed number of them (1.00), with 95 %% intervals\n",
+           (long long)fgmm_dataset_rows(run->dataset), (long long)run->n_test,
+           (long long)(run->n - run->n_test), options->names[options->plan.reference_model]);
+    printf("%-18s %-8s %7s %-9s %-7s %6s", "model", "rule", "storage", "probe", "stop", "sketch");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
         printf("  %16g", fgmm__eval_targets[t]);
     printf("\n");
@@ -390,9 +396,9 @@ static void print_curve(const fgmm_eval_options *options, const fgmm_eval_curve 
     const char *name = options->names[curve->variant.model], *slash = strrchr(name, '/');
     if (fgmm_comm_rank(fgmm__cmd_comm()) != 0)
         return;
-    printf("%-18s %-8s %7.3f %-9s %-7s", slash != NULL ? slash + 1 : name,
+    printf("%-18s %-8s %7.3f %-9s %-7s %6d", slash != NULL ? slash + 1 : name,
            fgmm__rule_name(curve->variant.rule), curve->storage, fgmm__order_name(curve->probe_by),
-           fgmm__stop_name(curve->learnt));
+           fgmm__stop_name(curve->learnt), curve->sketch);
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
         const fgmm_eval_cost *cost = &curve->costs[t];
         char text[32] = "-";
@@ -406,11 +412,12 @@ static void print_curve(const fgmm_eval_options *options, const fgmm_eval_curve 
     fflush(stdout);
 }
 
-static void print_chosen(const struct run *run, const fgmm_eval_report *report)
+static void print_chosen(const struct run *run, const fgmm_eval_report *report, bool sketches)
 {
-    printf("\ncheapest in training with at most %g postings a row\n", most_storage);
+    printf("\ncheapest in training with at most %g postings a row%s\n", most_storage,
+           sketches ? " and sketches" : "");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
-        int32_t c = fgmm__eval_choose(report, t, most_storage);
+        int32_t c = fgmm__eval_choose(report, t, most_storage, sketches);
         printf("  recall %-5g", fgmm__eval_targets[t]);
         if (c < 0) {
             printf("not reached; raise --max-probes\n");
@@ -418,8 +425,9 @@ static void print_chosen(const struct run *run, const fgmm_eval_report *report)
         }
         const fgmm_eval_curve *curve = &report->curves[c];
         const fgmm_eval_cost *cost = &curve->costs[t];
-        printf("%.2f (%.2f-%.2f)  %.0f rows and %d centroids; %s, %s, %.3f a row, by %s, stop %s\n",
-               cost->ratio, cost->low, cost->high, cost->distinct, curve->centroids,
+        printf("%.2f (%.2f-%.2f)  %.0f distances to rows and %d to centroids; %s, %s, %.3f a row, by %s, "
+               "stop %s\n",
+               cost->ratio, cost->low, cost->high, cost->computed, curve->centroids,
                run->options.names[curve->variant.model], fgmm__rule_name(curve->variant.rule), curve->storage,
                fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt));
     }
@@ -457,7 +465,9 @@ static fgmm_status evaluate(struct run *run, fgmm_eval_report *report)
                              .queries = test.n,
                              .training_queries = train.n,
                              .most_storage = most_storage};
-    print_chosen(run, report);
+    print_chosen(run, report, false);
+    if (sketch > 0)
+        print_chosen(run, report, true);
     log_end(run, report);
     FGMM_TRY(fgmm__report_write(output, &run->options, &facts, report));
 cleanup:

@@ -11,7 +11,7 @@ fgmm_status fgmm__eval_compare(const fgmm_eval_report *report, int32_t base, int
     const fgmm_eval_curve *a = &report->curves[base], *b = &report->curves[other];
     double *ratios = NULL;
     FGMM_ALLOC(ratios, report->resamples, "an interval");
-    *ratio = (a->costs[target].distinct + a->centroids) / (b->costs[target].distinct + b->centroids);
+    *ratio = (a->costs[target].computed + a->centroids) / (b->costs[target].computed + b->centroids);
     for (int32_t r = 0; r < report->resamples; r++) {
         int64_t at = (int64_t)r * FGMM_EVAL_TARGETS + target;
         ratios[r] = (a->drawn[at] + a->centroids) / (b->drawn[at] + b->centroids);
@@ -22,14 +22,14 @@ cleanup:
     return status;
 }
 
-int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage)
+int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage, bool sketches)
 {
     int32_t best = -1;
     double least = INFINITY;
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         double cost = curve->costs[target].training + curve->centroids;
-        if (curve->storage <= storage && cost < least) {
+        if (curve->storage <= storage && (sketches || curve->sketch == 0) && cost < least) {
             least = cost;
             best = c;
         }

@@ -9,9 +9,10 @@
 const int32_t fgmm__eval_ks[FGMM_EVAL_KS] = {1, 10, 100};
 const double fgmm__eval_targets[FGMM_EVAL_TARGETS] = {0.8, 0.9, 0.95, 0.98, 0.99};
 
-fgmm_status fgmm__table_create(int64_t queries, int32_t settings, const int32_t *wanted, fgmm_eval_table *out)
+fgmm_status fgmm__table_create(int64_t queries, int32_t settings, int32_t dim, const int32_t *wanted,
+                               fgmm_eval_table *out)
 {
-    *out = (fgmm_eval_table){.queries = queries, .settings = settings};
+    *out = (fgmm_eval_table){.queries = queries, .settings = settings, .dim = dim};
     memcpy(out->wanted, wanted, sizeof out->wanted);
     return fgmm__alloc((size_t)queries * (size_t)settings, sizeof *out->cells, "a curve",
                        (void **)&out->cells);
@@ -29,7 +30,7 @@ void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points)
 {
     double n = (double)table->queries;
     for (int32_t s = 0; s < table->settings; s++) {
-        int64_t hits[FGMM_EVAL_KS] = {0}, lists = 0, scanned = 0, distinct = 0;
+        int64_t hits[FGMM_EVAL_KS] = {0}, lists = 0, scanned = 0, distinct = 0, work = 0;
         for (int64_t q = 0; q < table->queries; q++) {
             const fgmm_eval_cell *cell = &table->cells[q * table->settings + s];
             for (int i = 0; i < FGMM_EVAL_KS; i++)
@@ -37,9 +38,12 @@ void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points)
             lists += cell->lists;
             scanned += cell->scanned;
             distinct += cell->distinct;
+            work += cell->work;
         }
-        points[s] = (fgmm_eval_point){
-            .lists = (double)lists / n, .scanned = (double)scanned / n, .distinct = (double)distinct / n};
+        points[s] = (fgmm_eval_point){.lists = (double)lists / n,
+                                      .scanned = (double)scanned / n,
+                                      .distinct = (double)distinct / n,
+                                      .computed = (double)work / (n * table->dim)};
         for (int i = 0; i < FGMM_EVAL_KS; i++)
             points[s].recall[i] =
                 table->wanted[i] > 0 ? (double)hits[i] / (n * (double)table->wanted[i]) : NAN;
@@ -123,13 +127,13 @@ static void resample_once(const fgmm_eval_table *table, uint64_t seed, int32_t d
             continue;
         for (int32_t s = 0; s < settings; s++) {
             room->hits[s] += count * cells[s].hits[FGMM_EVAL_JUDGED];
-            room->paid[s] += count * cells[s].distinct;
+            room->paid[s] += count * cells[s].work;
         }
     }
     double n = (double)table->queries, wanted = n * table->wanted[FGMM_EVAL_JUDGED];
     for (int32_t s = 0; s < settings; s++) {
         room->recall[s] = (double)room->hits[s] / wanted;
-        room->cost[s] = (double)room->paid[s] / n;
+        room->cost[s] = (double)room->paid[s] / (n * table->dim);
     }
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
         out[t] =

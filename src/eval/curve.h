@@ -15,6 +15,7 @@ typedef struct {
     int32_t hits[FGMM_EVAL_KS]; /* of the first 1, 10, 100 true neighbours */
     int32_t lists;
     int64_t scanned, distinct; /* vectors met; rows met */
+    int64_t work;              /* numbers of rows and sketches read: dim a distance, or m + 1 a sketch */
 } fgmm_eval_cell;
 
 /* All queries at all settings, from the cheapest to the dearest. Hits and costs of a query do not fall from
@@ -22,6 +23,7 @@ typedef struct {
 typedef struct {
     int64_t queries;
     int32_t settings;
+    int32_t dim;                  /* of a row: numbers a distance takes */
     int32_t wanted[FGMM_EVAL_KS]; /* true neighbours that a query has; 0: not known that far */
     fgmm_eval_cell *cells;        /* [queries][settings] */
 } fgmm_eval_table;
@@ -30,9 +32,10 @@ typedef struct {
 typedef struct {
     double recall[FGMM_EVAL_KS]; /* NaN where it is not known */
     double lists, scanned, distinct;
+    double computed; /* distances: work / dim */
 } fgmm_eval_point;
 
-fgmm_status fgmm__table_create(int64_t queries, int32_t settings, const int32_t *wanted,
+fgmm_status fgmm__table_create(int64_t queries, int32_t settings, int32_t dim, const int32_t *wanted,
                                fgmm_eval_table *out);
 void fgmm__table_free(fgmm_eval_table *table); /* of a zeroed or a created one */
 /* points: [settings] */
@@ -49,10 +52,10 @@ fgmm_eval_place fgmm__curve_find(const double *recall, int32_t n, double target)
 /* What was paid there, linear between settings; NaN where the recall is not reached. cost: [n] */
 double fgmm__curve_cost(const double *cost, fgmm_eval_place place);
 
-/* Distinct rows a query at each target of recall@10, over `resamples` drawings of as many queries as there
- * are, with replacement. out: [resamples][FGMM_EVAL_TARGETS], NaN where a drawing does not reach the target.
- * Drawing r of n queries is a function of (seed, r, n) alone, so that two curves over the same queries are
- * drawn alike and their ratios are paired. */
+/* Distances computed a query at each target of recall@10, over `resamples` drawings of as many queries as
+ * there are, with replacement. out: [resamples][FGMM_EVAL_TARGETS], NaN where a drawing does not reach the
+ * target. Drawing r of n queries is a function of (seed, r, n) alone, so that two curves over the same
+ * queries are drawn alike and their ratios are paired. */
 fgmm_status fgmm__table_resample(const fgmm_eval_table *table, uint64_t seed, int32_t resamples, int threads,
                                  double *out);
 /* How often each of n queries is drawn; counts: [n] */

@@ -37,6 +37,7 @@ static fgmm_status build(fgmm_judge *judge, const fgmm_dataset *dataset, const f
     fgmm_build_defaults(&how);
     how.rule = variant->rule;
     how.max_lists = options->max_lists;
+    how.sketch = options->sketch;
     how.replication = variant->rule == FGMM_ASSIGN_HARD ? 0 : variant->replication;
     how.resources = options->resources;
     fgmm_status status = fgmm__build(judge->comm, dataset, options->models[variant->model], options->index,
@@ -94,7 +95,7 @@ fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_
                        const fgmm_eval_queries *test, const fgmm_eval_queries *train, fgmm_started *started,
                        fgmm_eval_told *told, fgmm_eval_report *out)
 {
-    enum { CURVES_A_VARIANT = 4 }; /* two orders, two ways of stopping */
+    enum { CURVES_A_VARIANT = 8 }; /* two orders, two ways of stopping, with and without sketches */
     fgmm_status status = FGMM_OK;
     fgmm_eval_report report = {.resamples = options->resamples};
     fgmm_judge judge = {

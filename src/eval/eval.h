@@ -13,6 +13,7 @@ typedef struct {
     fgmm_eval_plan plan;
     bool orders[2]; /* fgmm_probe_order: which are judged; hard lists of the reference always by centroid */
     int32_t max_lists;  /* as in building */
+    int32_t sketch;     /* coordinates of a sketch: each curve once more with them; 0: none */
     int32_t max_probes; /* lists a query probes at most */
     int32_t repeats;    /* timed searches a setting, of which the fastest counts; 0: none */
     int32_t resamples;
@@ -23,9 +24,10 @@ typedef struct {
 
 /* What reaching a recall@10 costs a query; NaN where it is not reached (seconds: or not timed). */
 typedef struct {
-    double lists, scanned, distinct, seconds;
-    double training; /* distinct, of the queries that the stop rule was learnt from */
-    /* Cost of the reference over this one, distinct rows and centroids together, with 95 % of resamples. */
+    double lists, scanned, distinct, computed, seconds;
+    double training; /* computed, for the queries that the stop rule was learnt from */
+    /* Cost of the reference over this one, distances to rows and to centroids together, with 95 % of
+     * resamples. */
     double ratio, low, high;
     double ratio_rows; /* ... without the centroids */
 } fgmm_eval_cost;
@@ -35,6 +37,7 @@ typedef struct {
     fgmm_eval_variant variant;
     fgmm_probe_order probe_by;
     bool learnt;          /* stops by a rule learnt from training queries; else after a number of lists */
+    int32_t sketch;       /* 0: all distances are full */
     double storage;       /* postings a row */
     int32_t centroids;    /* distances to them, a query */
     double build_seconds; /* of the index */
@@ -44,7 +47,7 @@ typedef struct {
     double *seconds;                      /* [settings] a query; NaN where it was not timed */
     int32_t target_at[FGMM_EVAL_TARGETS]; /* learnt: setting of the threshold learnt for each target */
     fgmm_eval_cost costs[FGMM_EVAL_TARGETS];
-    double *drawn; /* [resamples][FGMM_EVAL_TARGETS] distinct rows, see fgmm__table_resample */
+    double *drawn; /* [resamples][FGMM_EVAL_TARGETS] distances computed, see fgmm__table_resample */
 } fgmm_eval_curve;
 
 typedef struct {
@@ -67,8 +70,8 @@ void fgmm__eval_free(fgmm_eval_report *report); /* of a zeroed one, too */
  * resamples; NaN where one does not reach it. */
 fgmm_status fgmm__eval_compare(const fgmm_eval_report *report, int32_t base, int32_t other, int target,
                                double *ratio, double *low, double *high);
-/* The curve that costs the training queries least at a target with at most `storage` postings a row; -1: none
- * reaches it. */
-int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage);
+/* The curve that costs the training queries least at a target with at most `storage` postings a row, with or
+ * without sketches; -1: none reaches it. */
+int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage, bool sketches);
 
 #endif

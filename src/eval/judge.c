@@ -7,15 +7,21 @@
 #include "base/log.h"
 #include "ivf/index.h"
 
+/* How the index is searched. */
+typedef struct {
+    fgmm_probe_order order;
+    int32_t sketch; /* coordinates of the sketches used; 0: none are */
+} way;
+
 /* ---- a curve from its tables ---- */
 
-static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant *variant,
-                                fgmm_probe_order order, bool learnt, const double *setting, int32_t settings,
-                                fgmm_eval_curve *curve)
+static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
+                                bool learnt, const double *setting, int32_t settings, fgmm_eval_curve *curve)
 {
     fgmm_status status = FGMM_OK;
     *curve = (fgmm_eval_curve){.variant = *variant,
-                               .probe_by = order,
+                               .probe_by = how->order,
+                               .sketch = how->sketch,
                                .learnt = learnt,
                                .storage = judge->storage,
                                .centroids = judge->searcher->index->k,
@@ -34,7 +40,7 @@ cleanup:
 
 typedef struct {
     double recall[FGMM_EVAL_MOST_SETTINGS], lists[FGMM_EVAL_MOST_SETTINGS], scanned[FGMM_EVAL_MOST_SETTINGS],
-        distinct[FGMM_EVAL_MOST_SETTINGS];
+        distinct[FGMM_EVAL_MOST_SETTINGS], computed[FGMM_EVAL_MOST_SETTINGS];
 } columns;
 
 static void split(const fgmm_eval_point *points, int32_t n, columns *out)
@@ -44,6 +50,7 @@ static void split(const fgmm_eval_point *points, int32_t n, columns *out)
         out->lists[s] = points[s].lists;
         out->scanned[s] = points[s].scanned;
         out->distinct[s] = points[s].distinct;
+        out->computed[s] = points[s].computed;
     }
 }
 
@@ -56,6 +63,7 @@ static void cost_at_targets(fgmm_eval_curve *curve)
         curve->costs[t] = (fgmm_eval_cost){.lists = fgmm__curve_cost(c.lists, place),
                                            .scanned = fgmm__curve_cost(c.scanned, place),
                                            .distinct = fgmm__curve_cost(c.distinct, place),
+                                           .computed = fgmm__curve_cost(c.computed, place),
                                            .seconds = NAN,
                                            .training = NAN};
     }
@@ -71,7 +79,7 @@ static fgmm_status cost_in_training(const fgmm_eval_table *table, fgmm_eval_curv
     split(points, table->settings, &c);
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
         curve->costs[t].training =
-            fgmm__curve_cost(c.distinct, fgmm__curve_find(c.recall, table->settings, fgmm__eval_targets[t]));
+            fgmm__curve_cost(c.computed, fgmm__curve_find(c.recall, table->settings, fgmm__eval_targets[t]));
 cleanup:
     free(points);
     return status;
@@ -111,12 +119,15 @@ static fgmm_status time_setting(const fgmm_judge *judge, const fgmm_stop_rule *r
         curve->seconds[s] = fmin(curve->seconds[s], report.seconds / (double)test->n);
         fgmm__progress_add(test->n);
     }
-    if (fabs(report.distinct - point->distinct) > 1e-9 * point->distinct ||
+    double computed = report.full + report.sketches * (curve->sketch + 1) / judge->searcher->index->dim;
+    if (fabs(computed - point->computed) > 1e-9 * point->computed ||
+        fabs(report.distinct - point->distinct) > 1e-9 * point->distinct ||
         fabs(report.scanned - point->scanned) > 1e-9 * point->scanned)
-        FGMM_FAIL(FGMM_ERR_RUNTIME,
-                  "%s: a search met %.3f rows a query where its lists hold %.3f: this is a fault of the "
-                  "program's",
-                  judge->options->index, report.distinct, point->distinct);
+        FGMM_FAIL(
+            FGMM_ERR_RUNTIME,
+            "%s: a search met %.3f rows a query and computed %.3f distances, foretold were %.3f and %.3f: "
+            "this is a fault of the program's",
+            judge->options->index, report.distinct, computed, point->distinct, point->computed);
     double recall = fgmm__recall(ids, k, test->truth, test->truth_k, test->n);
     if (fabs(recall - point->recall[FGMM_EVAL_JUDGED]) > 1e-3)
         fgmm__warn(
@@ -200,7 +211,7 @@ static fgmm_status hold_against_reference(const fgmm_judge *judge, fgmm_eval_cur
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
         fgmm_eval_cost *cost = &curve->costs[t];
         FGMM_TRY(fgmm__eval_compare(report, 0, report->n - 1, t, &cost->ratio, &cost->low, &cost->high));
-        cost->ratio_rows = reference->costs[t].distinct / cost->distinct;
+        cost->ratio_rows = reference->costs[t].computed / cost->computed;
     }
 cleanup:
     return fgmm__comm_agree(judge->comm, status);
@@ -214,9 +225,8 @@ static fgmm_eval_curve *next_curve(const fgmm_judge *judge)
     return &judge->report->curves[judge->report->n++];
 }
 
-static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant *variant,
-                               fgmm_probe_order order, const fgmm_eval_trace *test,
-                               const fgmm_eval_trace *train)
+static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
+                               const fgmm_eval_trace *test, const fgmm_eval_trace *train)
 {
     fgmm_status status = FGMM_OK;
     fgmm_eval_table test_table = {.queries = 0}, train_table = {.queries = 0};
@@ -225,9 +235,10 @@ static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant 
     double setting[FGMM_EVAL_MOST_SETTINGS];
     for (int32_t s = 0; s < settings; s++)
         setting[s] = nprobe[s];
-    FGMM_TRY(fgmm__trace_fixed(judge->comm, test, judge->test, nprobe, settings, &test_table));
-    FGMM_TRY(fgmm__trace_fixed(judge->comm, train, judge->train, nprobe, settings, &train_table));
-    status = curve_create(judge, variant, order, false, setting, settings, curve);
+    FGMM_TRY(fgmm__trace_fixed(judge->comm, test, judge->test, nprobe, settings, how->sketch, &test_table));
+    FGMM_TRY(
+        fgmm__trace_fixed(judge->comm, train, judge->train, nprobe, settings, how->sketch, &train_table));
+    status = curve_create(judge, variant, how, false, setting, settings, curve);
     if (status == FGMM_OK)
         status = fill(judge, &test_table, &train_table, curve);
     FGMM_TRY(fgmm__comm_agree(judge->comm, status));
@@ -240,9 +251,8 @@ cleanup:
     return status;
 }
 
-static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant,
-                                fgmm_probe_order order, const fgmm_eval_trace *test,
-                                const fgmm_eval_trace *train)
+static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
+                                const fgmm_eval_trace *test, const fgmm_eval_trace *train)
 {
     fgmm_status status = FGMM_OK;
     fgmm_comm *comm = judge->comm;
@@ -250,14 +260,16 @@ static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant
     fgmm_eval_curve *curve = next_curve(judge);
     fgmm_stop_rule rule = {.k = fgmm__eval_ks[FGMM_EVAL_JUDGED],
                            .max_probes = train->lists,
-                           .probe_by = order,
+                           .probe_by = how->order,
                            .queries = judge->train->n};
     double thresholds[FGMM_EVAL_MOST_SETTINGS];
     FGMM_TRY(fgmm__stop_fit_shares(comm, train->x, train->to_come, &rule));
     int32_t settings = fgmm__plan_thresholds(&rule, thresholds);
-    FGMM_TRY(fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, &test_table));
-    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, &train_table));
-    status = curve_create(judge, variant, order, true, thresholds, settings, curve);
+    FGMM_TRY(
+        fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, how->sketch, &test_table));
+    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, how->sketch,
+                                &train_table));
+    status = curve_create(judge, variant, how, true, thresholds, settings, curve);
     if (status == FGMM_OK)
         status = fill(judge, &test_table, &train_table, curve);
     FGMM_TRY(fgmm__comm_agree(comm, status));
@@ -286,9 +298,13 @@ fgmm_status fgmm__judge(fgmm_judge *judge, const fgmm_eval_variant *variant, fgm
     FGMM_TRY(fgmm__trace(judge->searcher, judge->train, lists, neighbors, &train));
     FGMM_TRY(fgmm__trace(judge->searcher, judge->test, lists, neighbors, &test));
     fgmm__progress_end();
-    FGMM_TRY(judge_fixed(judge, variant, order, &test, &train));
-    if (lists > 1)
-        FGMM_TRY(judge_learnt(judge, variant, order, &test, &train));
+    for (int sketched = 0; sketched <= (options->sketch > 0); sketched++) {
+        way how = {.order = order, .sketch = sketched ? options->sketch : 0};
+        fgmm__searcher_skip(judge->searcher, sketched);
+        FGMM_TRY(judge_fixed(judge, variant, &how, &test, &train));
+        if (lists > 1)
+            FGMM_TRY(judge_learnt(judge, variant, &how, &test, &train));
+    }
 cleanup:
     fgmm__progress_end();
     fgmm__trace_free(&test);

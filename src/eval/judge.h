@@ -17,7 +17,7 @@ typedef struct {
 } fgmm_judge;
 
 /* Collective. Adds the curve of fixed numbers of lists and, where there is more than one list, that of the
- * learnt stop. */
+ * learnt stop; with sketches both once more. */
 fgmm_status fgmm__judge(fgmm_judge *judge, const fgmm_eval_variant *variant, fgmm_probe_order order);
 
 #endif

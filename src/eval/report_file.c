@@ -43,23 +43,25 @@ static void quoted(FILE *file, const char *text)
     fputc('"', file);
 }
 
-static const char head_of_curve[] = "model,algorithm,rule,replication,storage,probe_by,stop,centroids";
+static const char head_of_curve[] = "model,algorithm,rule,replication,storage,probe_by,stop,sketch,centroids";
 
 static void write_head(FILE *file, const fgmm_eval_options *options, const fgmm_eval_curve *curve)
 {
     const fgmm_eval_variant *variant = &curve->variant;
     quoted(file, options->names[variant->model]);
-    fprintf(file, ",%s,%s,%g,%.6f,%s,%s,%d",
+    fprintf(file, ",%s,%s,%g,%.6f,%s,%s,%d,%d",
             fgmm_algorithm_name(fgmm_model_algorithm(options->models[variant->model])),
             fgmm__rule_name(variant->rule), variant->replication, curve->storage,
-            fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->centroids);
+            fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->sketch,
+            curve->centroids);
 }
 
 static void write_curves(FILE *file, const fgmm_eval_options *options, const fgmm_eval_facts *facts,
                          const fgmm_eval_report *report)
 {
     (void)facts;
-    fprintf(file, "%s,setting,recall@1,recall@10,recall@100,lists,scanned,distinct,seconds\n", head_of_curve);
+    fprintf(file, "%s,setting,recall@1,recall@10,recall@100,lists,scanned,distinct,computed,seconds\n",
+            head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         for (int32_t s = 0; s < curve->settings; s++) {
@@ -68,7 +70,8 @@ static void write_curves(FILE *file, const fgmm_eval_options *options, const fgm
             field(file, "%.6g", curve->setting[s]);
             for (int i = 0; i < FGMM_EVAL_KS; i++)
                 field(file, "%.6f", point->recall[i]);
-            fprintf(file, ",%.4f,%.3f,%.3f", point->lists, point->scanned, point->distinct);
+            fprintf(file, ",%.4f,%.3f,%.3f,%.3f", point->lists, point->scanned, point->distinct,
+                    point->computed);
             field(file, "%.3e", curve->seconds[s]);
             fputc('\n', file);
         }
@@ -80,8 +83,9 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
 {
     (void)facts;
     fprintf(file,
-            "%s,recall@10,lists,scanned,distinct,distinct_and_centroids,seconds,ratio,low,high,ratio_rows,"
-            "training_distinct\n",
+            "%s,recall@10,lists,scanned,distinct,computed,computed_and_centroids,seconds,ratio,low,high,"
+            "ratio_rows,"
+            "training_computed\n",
             head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
@@ -92,7 +96,8 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
             field(file, "%.4f", cost->lists);
             field(file, "%.3f", cost->scanned);
             field(file, "%.3f", cost->distinct);
-            field(file, "%.3f", cost->distinct + curve->centroids);
+            field(file, "%.3f", cost->computed);
+            field(file, "%.3f", cost->computed + curve->centroids);
             field(file, "%.3e", cost->seconds);
             field(file, "%.4f", cost->ratio);
             field(file, "%.4f", cost->low);
@@ -127,6 +132,7 @@ static void describe(cJSON *object, const fgmm_eval_options *options, const fgmm
     put(object, "storage", curve->storage);
     cJSON_AddStringToObject(object, "probe_by", fgmm__order_name(curve->probe_by));
     cJSON_AddStringToObject(object, "stop", fgmm__stop_name(curve->learnt));
+    put(object, "sketch", curve->sketch);
 }
 
 static void add_points(cJSON *object, const fgmm_eval_curve *curve)
@@ -144,6 +150,7 @@ static void add_points(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "lists", point->lists);
         put(one, "scanned", point->scanned);
         put(one, "distinct", point->distinct);
+        put(one, "computed", point->computed);
         put(one, "seconds", curve->seconds[s]);
     }
 }
@@ -158,13 +165,14 @@ static void add_costs(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "lists", cost->lists);
         put(one, "scanned", cost->scanned);
         put(one, "distinct", cost->distinct);
-        put(one, "distinct_and_centroids", cost->distinct + curve->centroids);
+        put(one, "computed", cost->computed);
+        put(one, "computed_and_centroids", cost->computed + curve->centroids);
         put(one, "seconds", cost->seconds);
         put(one, "ratio", cost->ratio);
         put(one, "low", cost->low);
         put(one, "high", cost->high);
         put(one, "ratio_rows", cost->ratio_rows);
-        put(one, "training_distinct", cost->training);
+        put(one, "training_computed", cost->training);
     }
 }
 
@@ -180,6 +188,7 @@ static void add_targets(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "recall@10", point->recall[FGMM_EVAL_JUDGED]);
         put(one, "lists", point->lists);
         put(one, "distinct", point->distinct);
+        put(one, "computed", point->computed);
     }
 }
 
@@ -209,12 +218,13 @@ static void add_models(cJSON *root, const fgmm_eval_options *options)
     }
 }
 
-static void add_chosen(cJSON *root, const fgmm_eval_options *options, const fgmm_eval_facts *facts,
-                       const fgmm_eval_report *report)
+static void add_chosen(cJSON *root, bool sketches, const fgmm_eval_options *options,
+                       const fgmm_eval_facts *facts, const fgmm_eval_report *report)
 {
-    cJSON *chosen = cJSON_AddArrayToObject(root, "chosen_in_training");
+    cJSON *chosen =
+        cJSON_AddArrayToObject(root, sketches ? "chosen_in_training_with_sketches" : "chosen_in_training");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
-        int32_t c = fgmm__eval_choose(report, t, facts->most_storage);
+        int32_t c = fgmm__eval_choose(report, t, facts->most_storage, sketches);
         cJSON *object = new_object(chosen);
         put(object, "recall@10", fgmm__eval_targets[t]);
         if (c < 0)
@@ -243,7 +253,9 @@ static cJSON *make_json(const fgmm_eval_options *options, const fgmm_eval_facts 
     put(root, "seed", (double)options->seed);
     put(root, "most_storage", facts->most_storage);
     add_models(root, options);
-    add_chosen(root, options, facts, report);
+    add_chosen(root, false, options, facts, report);
+    if (options->sketch > 0)
+        add_chosen(root, true, options, facts, report);
     cJSON *curves = cJSON_AddArrayToObject(root, "curves");
     for (int32_t c = 0; c < report->n; c++)
         add_curve(curves, options, &report->curves[c]);

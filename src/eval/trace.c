@@ -47,18 +47,21 @@ void fgmm__trace_free(fgmm_eval_trace *trace)
     free(trace->scanned);
     free(trace->distinct);
     free(trace->found_at);
+    free(trace->costs);
     free(trace->x);
     free(trace->to_come);
     *trace = (fgmm_eval_trace){.n = 0};
 }
 
-static fgmm_status make_room(fgmm_eval_trace *trace)
+static fgmm_status make_room(fgmm_eval_trace *trace, bool sketched)
 {
     fgmm_status status = FGMM_OK;
     int64_t steps = trace->n * trace->lists, stops = trace->n * (trace->lists - 1);
     FGMM_ALLOC(trace->scanned, steps, "what queries met");
     FGMM_ALLOC(trace->distinct, steps, "what queries met");
     FGMM_ALLOC(trace->found_at, trace->n * trace->truth_k, "what queries met");
+    if (sketched)
+        FGMM_ALLOC(trace->costs, steps, "what queries met");
     if (trace->lists > 1) {
         FGMM_ALLOC(trace->x, stops * FGMM_STOP_FEATURES, "what queries met");
         FGMM_ALLOC(trace->to_come, stops, "what queries met");
@@ -129,6 +132,20 @@ cleanup:
     return status;
 }
 
+static fgmm_status skim_all(fgmm_searcher *searcher, const float *rows, int32_t k, fgmm_eval_trace *trace)
+{
+    fgmm_status status = FGMM_OK;
+    const int64_t most = 4096; /* queries that remember which rows they met */
+    int64_t step = fgmm__batch_size(k, trace->lists) < most ? fgmm__batch_size(k, trace->lists) : most;
+    for (int64_t at = 0; at < trace->n && status == FGMM_OK; at += step)
+        status = fgmm__adaptive_costs(searcher, rows + at * trace->dim,
+                                      trace->n - at < step ? trace->n - at : step, k, trace->lists,
+                                      trace->costs + at * trace->lists);
+    if (status != FGMM_OK)
+        fgmm__comm_announce_failure(searcher->comm);
+    return status;
+}
+
 fgmm_status fgmm__trace(fgmm_searcher *searcher, const fgmm_eval_queries *queries, int32_t lists, int32_t k,
                         fgmm_eval_trace *out)
 {
@@ -138,15 +155,18 @@ fgmm_status fgmm__trace(fgmm_searcher *searcher, const fgmm_eval_queries *querie
     int32_t most = fgmm__eval_ks[FGMM_EVAL_KS - 1];
     fgmm_eval_trace trace = {.n = queries->n * (rank + 1) / size - begin,
                              .lists = lists,
+                             .dim = searcher->index->dim,
                              .truth_k = queries->truth_k < most ? queries->truth_k : most};
     status = lists > 1 ? fgmm__stop_check(searcher->index, queries->n, k, lists) : FGMM_OK;
     if (status == FGMM_OK)
-        status = make_room(&trace);
+        status = make_room(&trace, searcher->index->sketch != NULL);
     if (status == FGMM_OK)
         status = walk_all(searcher, queries, begin, &trace);
     if (status == FGMM_OK && lists > 1)
         status = fgmm__stop_trace(searcher, queries->rows + begin * searcher->index->dim, trace.n, k, lists,
                                   trace.x, trace.to_come);
+    if (status == FGMM_OK && trace.costs != NULL)
+        status = skim_all(searcher, queries->rows + begin * searcher->index->dim, k, &trace);
     FGMM_TRY(fgmm__comm_agree(searcher->comm, status));
     *out = trace;
     trace = (fgmm_eval_trace){.n = 0};
@@ -157,11 +177,15 @@ cleanup:
 
 /* ---- tables ---- */
 
-static fgmm_eval_cell cell_after(const fgmm_eval_trace *trace, int64_t q, int32_t lists)
+static fgmm_eval_cell cell_after(const fgmm_eval_trace *trace, int64_t q, int32_t lists, int32_t sketch)
 {
+    int64_t after = q * trace->lists + lists - 1;
     fgmm_eval_cell cell = {.lists = lists,
-                           .scanned = trace->scanned[q * trace->lists + lists - 1],
-                           .distinct = trace->distinct[q * trace->lists + lists - 1]};
+                           .scanned = trace->scanned[after],
+                           .distinct = trace->distinct[after],
+                           .work = trace->distinct[after] * trace->dim};
+    if (sketch > 0)
+        cell.work = trace->costs[after].full * trace->dim + trace->costs[after].sketches * (sketch + 1);
     const int32_t *found_at = trace->found_at + q * trace->truth_k;
     for (int i = 0; i < FGMM_EVAL_KS; i++)
         for (int32_t place = 0; place < fgmm__eval_ks[i] && place < trace->truth_k; place++)
@@ -171,7 +195,7 @@ static fgmm_eval_cell cell_after(const fgmm_eval_trace *trace, int64_t q, int32_
 
 /* mine: [n][settings] of this rank's queries */
 static fgmm_status gather(fgmm_comm *comm, const fgmm_eval_cell *mine, const fgmm_eval_queries *queries,
-                          int32_t settings, fgmm_eval_table *out)
+                          int32_t settings, int32_t dim, fgmm_eval_table *out)
 {
     fgmm_status status = FGMM_OK;
     int size = fgmm_comm_size(comm);
@@ -179,7 +203,7 @@ static fgmm_status gather(fgmm_comm *comm, const fgmm_eval_cell *mine, const fgm
     int32_t wanted[FGMM_EVAL_KS];
     for (int i = 0; i < FGMM_EVAL_KS; i++)
         wanted[i] = queries->truth_k >= fgmm__eval_ks[i] ? fgmm__eval_ks[i] : 0;
-    status = fgmm__table_create(queries->n, settings, wanted, out);
+    status = fgmm__table_create(queries->n, settings, dim, wanted, out);
     if (status == FGMM_OK)
         status = fgmm__alloc((size_t)size, sizeof *counts, "a curve", (void **)&counts);
     FGMM_TRY(fgmm__comm_agree(comm, status));
@@ -192,7 +216,7 @@ cleanup:
 }
 
 fgmm_status fgmm__trace_fixed(fgmm_comm *comm, const fgmm_eval_trace *trace, const fgmm_eval_queries *queries,
-                              const int32_t *nprobe, int32_t settings, fgmm_eval_table *out)
+                              const int32_t *nprobe, int32_t settings, int32_t sketch, fgmm_eval_table *out)
 {
     fgmm_status status = FGMM_OK;
     fgmm_eval_cell *mine = NULL;
@@ -200,8 +224,8 @@ fgmm_status fgmm__trace_fixed(fgmm_comm *comm, const fgmm_eval_trace *trace, con
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int64_t q = 0; q < trace->n; q++)
         for (int32_t s = 0; s < settings; s++)
-            mine[q * settings + s] = cell_after(trace, q, nprobe[s]);
-    FGMM_TRY(gather(comm, mine, queries, settings, out));
+            mine[q * settings + s] = cell_after(trace, q, nprobe[s], sketch);
+    FGMM_TRY(gather(comm, mine, queries, settings, trace->dim, out));
 cleanup:
     free(mine);
     return status;
@@ -209,7 +233,7 @@ cleanup:
 
 /* A query stops after the first list where the rule expects less than the threshold. */
 static void stop_at(const fgmm_eval_trace *trace, int64_t q, const fgmm_stop_rule *rule,
-                    const double *thresholds, int32_t settings, fgmm_eval_cell *cells)
+                    const double *thresholds, int32_t settings, int32_t sketch, fgmm_eval_cell *cells)
 {
     int32_t s = 0, stops = trace->lists - 1;
     double least = INFINITY;
@@ -218,23 +242,24 @@ static void stop_at(const fgmm_eval_trace *trace, int64_t q, const fgmm_stop_rul
         if (trace->to_come[at] >= 0) /* else fewer than k rows were met: the search goes on */
             least = fmin(least, fgmm__poisson_expect(&rule->to_come, trace->x + at * FGMM_STOP_FEATURES));
         while (s < settings && least < thresholds[s])
-            cells[s++] = cell_after(trace, q, p + 1);
+            cells[s++] = cell_after(trace, q, p + 1, sketch);
     }
     while (s < settings)
-        cells[s++] = cell_after(trace, q, trace->lists);
+        cells[s++] = cell_after(trace, q, trace->lists, sketch);
 }
 
 fgmm_status fgmm__trace_learnt(fgmm_comm *comm, const fgmm_eval_trace *trace,
                                const fgmm_eval_queries *queries, const fgmm_stop_rule *rule,
-                               const double *thresholds, int32_t settings, fgmm_eval_table *out)
+                               const double *thresholds, int32_t settings, int32_t sketch,
+                               fgmm_eval_table *out)
 {
     fgmm_status status = FGMM_OK;
     fgmm_eval_cell *mine = NULL;
     status = fgmm__alloc((size_t)trace->n * (size_t)settings, sizeof *mine, "a curve", (void **)&mine);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int64_t q = 0; q < trace->n; q++)
-        stop_at(trace, q, rule, thresholds, settings, mine + q * settings);
-    FGMM_TRY(gather(comm, mine, queries, settings, out));
+        stop_at(trace, q, rule, thresholds, settings, sketch, mine + q * settings);
+    FGMM_TRY(gather(comm, mine, queries, settings, trace->dim, out));
 cleanup:
     free(mine);
     return status;

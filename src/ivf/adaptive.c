@@ -202,3 +202,19 @@ cleanup:
     free(farthest);
     return status;
 }
+
+fgmm_status fgmm__adaptive_costs(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                                 int32_t max_probes, fgmm_skim_cost *costs)
+{
+    fgmm_status status = FGMM_OK;
+    rounds r = {.done = 0};
+    FGMM_TRY(rounds_begin(&r, searcher, queries, n, k, max_probes, true));
+    while (r.done < max_probes) {
+        FGMM_TRY(rounds_next(&r));
+        for (int64_t q = 0; q < n; q++)
+            costs[q * max_probes + r.done - 1] = fgmm__skim_cost_of(r.probes.skim, q);
+    }
+cleanup:
+    rounds_free(&r);
+    return status;
+}

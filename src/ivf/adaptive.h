@@ -14,4 +14,9 @@ fgmm_status fgmm__adaptive_search(fgmm_searcher *searcher, const fgmm_stop_rule 
 fgmm_status fgmm__adaptive_trace(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                                  int32_t max_probes, float *x, int32_t *to_come);
 
+/* What sketches leave of it: costs [n][max_probes] after 1, 2, ... max_probes lists of a search for k rows.
+ * The index has sketches. */
+fgmm_status fgmm__adaptive_costs(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                                 int32_t max_probes, fgmm_skim_cost *costs);
+
 #endif

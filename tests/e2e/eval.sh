@@ -15,7 +15,7 @@ data=data.fbin # an evaluation builds many indexes and searches each by all of i
 
 # ---- the same bytes on any ranks, and the shape of the report ----
 evaluate=(eval $data test.fbin --train-queries train.fbin --models gmm.h5,kmeans.h5 --rules hard,tau,soar --replication 1,1.5
-    --probe-by centroid,posterior --resamples 200)
+    --probe-by centroid,posterior --sketch 8 --resamples 200)
 "$FGMM" "${evaluate[@]}" --repeats 0 -o one >table
 on 3 "${evaluate[@]}" --repeats 0 -o three --log-json log --residency stream --tile-rows 1k >table3
 all_held_rows log 3
@@ -24,54 +24,64 @@ for file in .csv -costs.csv .json; do
 done
 cmp table table3 || fail "the table differs on 3 ranks"
 [ ! -e one-index.h5 ] && [ ! -e three-index.h5 ] || fail "the last index is still there"
-# k-means: hard and soar; the mixture: hard, tau and soar in two orders; each with two ways of stopping.
-[ "$(grep -cE '(centroid|posterior) +(fixed|learnt)' table)" = 16 ] || fail "not 16 curves: $(cat table)"
+# k-means: hard and soar; the mixture: hard, tau and soar in two orders; each with two ways of stopping, without and with sketches.
+[ "$(grep -cE '(centroid|posterior) +(fixed|learnt)' table)" = 32 ] || fail "not 32 curves: $(cat table)"
 [ "$(sed -n 3p table | awk '{ print $1, $2 }')" = "model rule" ] || fail "no head: $(cat table)"
-awk -F, 'NR > 1 && $1 == "\"kmeans.h5\"" && $3 == "hard" && $7 == "fixed" && $15 $16 $17 != "1.00001.00001.0000" { exit 1 }' one-costs.csv ||
+awk -F, 'NR > 1 && $1 == "\"kmeans.h5\"" && $3 == "hard" && $7 == "fixed" && $8 == 0 && $17 $18 $19 != "1.00001.00001.0000" { exit 1 }' one-costs.csv ||
     fail "the reference is not 1: $(cat one-costs.csv)"
 # An interval holds its ratio, and is one: neither a point nor everything.
-awk -F, 'NR > 1 && !($7 == "fixed" && $3 == "hard" && $1 == "\"kmeans.h5\"") && $16 != "" {
-        n++; if (!($16 <= $15 && $15 <= $17 && $16 < $17 && $17 < 3 * $16)) { print; bad = 1 } }
+awk -F, 'NR > 1 && !($7 == "fixed" && $3 == "hard" && $8 == 0 && $1 == "\"kmeans.h5\"") && $18 != "" {
+        n++; if (!($18 <= $17 && $17 <= $19 && $18 < $19 && $19 < 3 * $18)) { print; bad = 1 } }
     END { exit bad || n < 60 }' one-costs.csv || fail "intervals make no sense"
 
 # ---- beside build and search ----
 # column FILE NAME: the number of the column of that name.
 column() { head -n 1 "$1" | tr ',' '\n' | grep -n "^$2\$" | cut -d: -f1; }
-# curve MODEL RULE ORDER STOP: lines of one.csv as setting,recall@10,recall@100,scanned,distinct.
+# curve MODEL RULE ORDER STOP SKETCH: lines of one.csv as setting,recall@10,recall@100,scanned,distinct,computed.
 curve() {
-    awk -F, -v model="\"$1\"" -v rule="$2" -v order="$3" -v stop="$4" '$1 == model && $3 == rule && $6 == order && $7 == stop {
-        print $9 "," $11 "," $12 "," $14 "," $15 }' one.csv
+    awk -F, -v model="\"$1\"" -v rule="$2" -v order="$3" -v stop="$4" -v sketch="$5" '$1 == model && $3 == rule && $6 == order && $7 == stop &&
+        $8 == sketch { print $10 "," $12 "," $13 "," $15 "," $16 "," $17 }' one.csv
 }
-[ "$(column one.csv 'recall@10')" = 11 ] && [ "$(column one.csv distinct)" = 15 ] || fail "columns moved: $(head -n 1 one.csv)"
+[ "$(column one.csv 'recall@10')" = 12 ] && [ "$(column one.csv computed)" = 17 ] || fail "columns moved: $(head -n 1 one.csv)"
+# computed FILE LINE: what a search of an index with sketches of 8 of 100 coordinates costs: full,sketches are its last fields.
+computed() { sed -n "$2p" "$1" | awk -F, '{ printf "%.3f", $(NF - 1) + $NF * 9 / 100 }'; }
+# near A B: to the rounding of what files hold.
+near() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a != "" && b != "" && a - b < 0.003 && b - a < 0.003) }'; }
 # beside MODEL RULE ORDER OPTIONS...: an index built and searched by hand.
 beside() {
     local model=$1 rule=$2 order=$3 line
     shift 3
-    "$FGMM" build $data "$model" -o index.h5 --assign "$rule" "$@" >/dev/null
+    "$FGMM" build $data "$model" -o index.h5 --assign "$rule" --sketch 8 "$@" >/dev/null
     "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,32 --groundtruth truth.ibin --csv ten.csv >/dev/null
     "$FGMM" search index.h5 test.fbin --probe-by "$order" --nprobe 1,3,8,32 -k 100 --groundtruth truth.ibin --csv hundred.csv >/dev/null
-    curve "$model" "$rule" "$order" fixed >curve.csv
+    curve "$model" "$rule" "$order" fixed 0 >curve.csv
+    curve "$model" "$rule" "$order" fixed 8 >skimmed.csv
     for line in 2 3 4 5; do
         local nprobe recall hundred scanned distinct
         IFS=, read -r nprobe recall scanned distinct _ < <(sed -n ${line}p ten.csv)
         hundred=$(sed -n ${line}p hundred.csv | cut -d, -f2)
-        grep -q "^$nprobe,$recall,$hundred,$scanned,$distinct\$" curve.csv ||
+        grep -q "^$nprobe,$recall,$hundred,$scanned,$distinct,$distinct\$" curve.csv ||
             fail "$model $rule $order: search says $nprobe,$recall,$hundred,$scanned,$distinct, eval: $(grep "^$nprobe," curve.csv)"
+        near "$(computed ten.csv $line)" "$(sed -n "s/^$nprobe,$recall,$hundred,$scanned,$distinct,//p" skimmed.csv)" ||
+            fail "$model $rule $order: with sketches $nprobe lists cost $(computed ten.csv $line), eval: $(grep "^$nprobe," skimmed.csv)"
     done
     "$FGMM" search index.h5 train.fbin --probe-by "$order" --learn-stop >/dev/null
     "$FGMM" search index.h5 test.fbin --recall-target 0.8,0.9,0.95,0.98,0.99 --groundtruth truth.ibin --csv rule.csv >/dev/null
-    curve "$model" "$rule" "$order" learnt >curve.csv
+    curve "$model" "$rule" "$order" learnt 0 >curve.csv
+    curve "$model" "$rule" "$order" learnt 8 >skimmed.csv
     for line in 2 3 4 5 6; do
         local target
         IFS=, read -r target _ recall scanned distinct _ < <(sed -n ${line}p rule.csv)
-        grep -q "^[^,]*,$recall,[^,]*,$scanned,$distinct\$" curve.csv ||
+        grep -q "^[^,]*,$recall,[^,]*,$scanned,$distinct,$distinct\$" curve.csv ||
             fail "$model $rule $order: by the rule search says $target,$recall,$scanned,$distinct, eval: $(cat curve.csv)"
+        near "$(computed rule.csv $line)" "$(sed -n "s/^[^,]*,$recall,[^,]*,$scanned,$distinct,//p" skimmed.csv | head -n 1)" ||
+            fail "$model $rule $order: with sketches target $target costs $(computed rule.csv $line), eval: $(cat skimmed.csv)"
     done
 }
 beside kmeans.h5 hard centroid
 beside gmm.h5 tau centroid --replication 1.5
 beside gmm.h5 soar posterior --replication 1.5
-[ "$(sed -n 2p one.csv | cut -d, -f1-8)" = '"kmeans.h5",kmeans,hard,1,1.000000,centroid,fixed,32' ] || fail "the first curve: $(sed -n 2p one.csv)"
+[ "$(sed -n 2p one.csv | cut -d, -f1-9)" = '"kmeans.h5",kmeans,hard,1,1.000000,centroid,fixed,0,32' ] || fail "the first curve: $(sed -n 2p one.csv)"
 storage=$("$FGMM" build $data gmm.h5 -o index.h5 --assign soar --replication 1.5 | sed -n 's/^replication *\([0-9.]*\) .*/\1/p')
 grep -q "^\"gmm.h5\",gmm,soar,1.5,$storage," one.csv || fail "storage $storage is not told"
 
@@ -79,18 +89,18 @@ grep -q "^\"gmm.h5\",gmm,soar,1.5,$storage," one.csv || fail "storage $storage i
 small=(eval $data "$queries" --models kmeans.h5 --rules soar,need --replication 1.5 --resamples 50)
 "$FGMM" "${small[@]}" -o share >table
 grep -q '100 queries judged, 100 to learn from' table || fail "no even share: $(cat table)"
-awk -F, 'NR > 1 && $16 != "" { n++; if (!($16 > 0)) exit 1 } END { exit n < 10 }' share.csv || fail "no times: $(head share.csv)"
-awk -F, 'NR > 1 && $13 != "" && !($14 > 0) { exit 1 }' share-costs.csv || fail "no times at a recall: $(cat share-costs.csv)"
+awk -F, 'NR > 1 && $18 != "" { n++; if (!($18 > 0)) exit 1 } END { exit n < 10 }' share.csv || fail "no times: $(head share.csv)"
+awk -F, 'NR > 1 && $14 != "" && !($16 > 0) { exit 1 }' share-costs.csv || fail "no times at a recall: $(cat share-costs.csv)"
 "$FGMM" groundtruth $data "$queries" -k 10 -o ten.ibin >/dev/null
 "$FGMM" "${small[@]}" --repeats 0 --groundtruth ten.ibin -o given >/dev/null
 "$FGMM" "${small[@]}" --repeats 0 -o computed >/dev/null
 cmp given-costs.csv computed-costs.csv || fail "given and computed neighbours differ"
-cmp <(cut -d, -f1-11,13-15 given.csv) <(cut -d, -f1-11,13-15 computed.csv) || fail "given and computed neighbours differ"
-[ -z "$(cut -d, -f12 given.csv | sed 1d | tr -d '\n')" ] || fail "a recall@100 of ten neighbours"
+cmp <(cut -d, -f1-12,14-17 given.csv) <(cut -d, -f1-12,14-17 computed.csv) || fail "given and computed neighbours differ"
+[ -z "$(cut -d, -f13 given.csv | sed 1d | tr -d '\n')" ] || fail "a recall@100 of ten neighbours"
 
 "$FGMM" build $data kmeans.h5 -o index.h5 --assign need --replication 1.5 >/dev/null
 "$FGMM" search index.h5 "$queries" --nprobe 4 --csv four.csv >/dev/null
-need=$(awk -F, '$3 == "need" && $7 == "fixed" && $9 == 4 { print $14 }' computed.csv)
+need=$(awk -F, '$3 == "need" && $7 == "fixed" && $10 == 4 { print $15 }' computed.csv)
 awk -F, -v half="$need" 'NR == 2 { exit !(half > 0.8 * $3 && half < 1.25 * $3) }' four.csv || fail "need: eval says $need, search $(cat four.csv)"
 
 # ---- what cannot be done ----
@@ -113,6 +123,7 @@ refused 2 'not centroid or posterior' eval $data test.fbin --models gmm.h5 --pro
 refused 2 'between 0 and 1' eval $data test.fbin --models gmm.h5 --train-share 1 -o none
 refused 2 'one of the queries to be judged' eval $data "$queries" --models gmm.h5 --train-queries train.fbin -o none
 refused 2 'neighbours of 200 queries, not of 100' eval $data test.fbin --models gmm.h5 --groundtruth ten.ibin -o none
+refused 2 'dimension of the rows' eval $data test.fbin --models gmm.h5 --sketch 101 -o none
 refused 2 'goes by distances' eval $data test.fbin --models gmm.h5 --metric ip -o none
 refused 2 'no-such.h5' eval $data test.fbin --models no-such.h5 -o none
 refused 2 'the folder' eval $data test.fbin --models gmm.h5 -o nowhere/none

@@ -19,14 +19,15 @@ enum { QUERIES = 40, SETTINGS = 12 };
 static void make_table(fgmm_eval_table *table)
 {
     static const int32_t wanted[FGMM_EVAL_KS] = {1, 10, 0};
-    assert_int_equal(fgmm__table_create(QUERIES, SETTINGS, wanted, table), FGMM_OK);
+    assert_int_equal(fgmm__table_create(QUERIES, SETTINGS, 10, wanted, table), FGMM_OK);
     for (int q = 0; q < QUERIES; q++)
         for (int s = 0; s < SETTINGS; s++) {
             int hits = s + q % 5 + 1;
             table->cells[q * SETTINGS + s] = (fgmm_eval_cell){.hits = {hits > 3, hits < 10 ? hits : 10, 0},
                                                               .lists = s + 1,
                                                               .scanned = (s + 1) * (100 + q),
-                                                              .distinct = (s + 1) * (90 + q % 7)};
+                                                              .distinct = (s + 1) * (90 + q % 7),
+                                                              .work = (s + 1) * (400 + q % 7)};
         }
 }
 
@@ -38,18 +39,20 @@ static void means_are_sums_over_queries_and_unknown_recall_is_nan(void **state)
     make_table(&table);
     fgmm__table_means(&table, points);
     for (int s = 0; s < SETTINGS; s++) {
-        double ones = 0, tens = 0, scanned = 0, distinct = 0;
+        double ones = 0, tens = 0, scanned = 0, distinct = 0, work = 0;
         for (int q = 0; q < QUERIES; q++) {
             ones += s + q % 5 + 1 > 3;
             tens += fmin(10, s + q % 5 + 1);
             scanned += (s + 1) * (100 + q);
             distinct += (s + 1) * (90 + q % 7);
+            work += (s + 1) * (400 + q % 7);
         }
         assert_true(fabs(points[s].recall[0] - ones / QUERIES) < 1e-12);
         assert_true(fabs(points[s].recall[1] - tens / (10.0 * QUERIES)) < 1e-12);
         assert_true(isnan(points[s].recall[2]));
         assert_true(fabs(points[s].scanned - scanned / QUERIES) < 1e-9);
         assert_true(fabs(points[s].distinct - distinct / QUERIES) < 1e-9);
+        assert_true(fabs(points[s].computed - work / 10 / QUERIES) < 1e-9); /* rows of ten numbers */
         assert_true(points[s].lists == s + 1);
     }
     fgmm__table_free(&table);
@@ -107,7 +110,7 @@ static double cost_of_drawing(const fgmm_eval_table *table, uint64_t seed, int32
         for (int q = 0; q < QUERIES; q++)
             for (int i = 0; i < counts[q]; i++) {
                 recall[s] += table->cells[q * SETTINGS + s].hits[1] / (10.0 * QUERIES);
-                cost[s] += (double)table->cells[q * SETTINGS + s].distinct / QUERIES;
+                cost[s] += (double)table->cells[q * SETTINGS + s].work / 10 / QUERIES;
             }
     }
     return fgmm__curve_cost(cost, fgmm__curve_find(recall, SETTINGS, target));
@@ -164,10 +167,11 @@ static void the_interval_of_a_mean_is_as_wide_as_theory_says(void **state)
     static double costs[RESAMPLES];
     fgmm_eval_table table;
     double mean = 0, variance = 0, low, high;
-    assert_int_equal(fgmm__table_create(N, 1, wanted, &table), FGMM_OK);
+    assert_int_equal(fgmm__table_create(N, 1, 1, wanted, &table), FGMM_OK);
     for (int q = 0; q < N; q++) {
         int64_t cost = (int64_t)(1000 * fgmm__philox_uniform(1, FGMM_RNG_BENCH, (uint64_t)q));
-        table.cells[q] = (fgmm_eval_cell){.hits = {1, 10, 0}, .lists = 1, .scanned = cost, .distinct = cost};
+        table.cells[q] =
+            (fgmm_eval_cell){.hits = {1, 10, 0}, .lists = 1, .scanned = cost, .distinct = cost, .work = cost};
         mean += (double)cost / N;
     }
     for (int q = 0; q < N; q++)
