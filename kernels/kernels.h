@@ -16,8 +16,8 @@ typedef struct CUstream_st *fgmm_stream; /* cudaStream_t */
 
 enum {
     FGMM_KERNEL_QUANTUM = 1024, /* rows; the dense path's unit, FGMM_QUANTUM of data/partition.h */
-    FGMM_CHUNK_QUANTA =
-        99, /* a chunk: on 132 multiprocessors three waves of two 128-row blocks, or four of one of 192 */
+    FGMM_CHUNK_QUANTA = 396,    /* a chunk: on 132 multiprocessors 12 waves of 256 rows or 16 of 192, so that
+                                   the start and the end of a kernel weigh little */
     FGMM_CHUNK_ROWS = FGMM_CHUNK_QUANTA * FGMM_KERNEL_QUANTUM,
     FGMM_CANDIDATES = 64,                 /* components the screen keeps a row; a row with more is dense */
     FGMM_DENSE_ROW = FGMM_CANDIDATES + 1, /* a row's count when it is dense */

@@ -86,7 +86,7 @@ __device__ __forceinline__ Quad<T> load_quad(const T *row /* [dim] */, int d, in
 }
 
 /* Whether load_quad may read whole quads of these rows; of a model's matrices it may when dim % 4 is 0. */
-template <typename T> __device__ __forceinline__ bool quads_are_whole(const fgmm_row_view &rows)
+template <typename T> __host__ __device__ __forceinline__ bool quads_are_whole(const fgmm_row_view &rows)
 {
     return rows.dim % 4 == 0 && reinterpret_cast<uintptr_t>(rows.data) % alignof(Quad<T>) == 0;
 }

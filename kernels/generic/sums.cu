@@ -10,6 +10,7 @@
  * are at most 2^50) and leaves it in the low bits, which are summed as they are; what the constants add to
  * the sum is taken off when it is flushed. */
 #include <cuda_runtime.h>
+#include <string.h>
 #include <type_traits>
 #include "kernels/generic/candidates.cuh"
 #include "kernels/generic/fixed.cuh"
@@ -22,23 +23,29 @@ namespace
 constexpr double kMagic = 0x1.8p52;
 constexpr unsigned long long kMagicBits = 0x4338000000000000ull;
 
-typedef double Partials[SumWarps::kRun][SumWarps::kPitch]; /* [pair][lane] */
+/* A warp's own. */
+struct SumShared {
+    double partials[SumWarps::kRun][SumWarps::kPitch]; /* [pair][lane] */
+    int64_t places[SumWarps::kDims];                   /* for flushes */
+};
 
 /* A run: lane i looks after pair i, i < n. */
 struct Run {
     int n;
     fgmm_pair pair; /* component -1 past the end */
     double r, distance;
-    bool alone; /* the distance is still to be taken */
+    uint32_t quads; /* where the row begins, in quads (rows in whole quads alone) */
+    bool alone;     /* the distance is still to be taken */
 };
 
-__device__ __forceinline__ Run load_run(const fgmm_pair_view &work, int first, int total)
+__device__ __forceinline__ Run load_run(const fgmm_pair_view &work, int first, int total, int dim)
 {
     const int lane = threadIdx.x % kWarp;
-    Run run = {min(total - first, SumWarps::kRun), {0, -1, 0, -1}, 0, 0, false};
+    Run run = {min(total - first, SumWarps::kRun), {0, -1, 0, -1}, 0, 0, 0, false};
     if (lane >= run.n)
         return run;
     run.pair = work.sorted[first + lane];
+    run.quads = static_cast<uint32_t>(run.pair.row) * static_cast<uint32_t>(dim / 4);
     run.alone = run.pair.weight < 0;
     run.r = 1;
     if (!run.alone) {
@@ -60,36 +67,83 @@ struct Roundings {
         value[e] += static_cast<unsigned long long>(__double_as_longlong(rounded));
         return rounded - kMagic;
     }
-    __device__ __forceinline__ void flush(int64_t *to /* [dim] */, int d, int dim, int count) const
+    /* Adds the sums of 128 dimensions from d0 on. Lanes change places first: 32 atomics next to each other
+     * are eight memory sectors, those of a lane's own dimensions would be 32. */
+    __device__ __forceinline__ void flush(int64_t *to /* [dim] */, int d0, int dim, int count,
+                                          int64_t (&places)[SumWarps::kDims]) const
     {
+        const int lane = threadIdx.x % kWarp;
+        __syncwarp();
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            places[lane * 4 + e] = static_cast<int64_t>(value[e] - count * kMagicBits);
+        __syncwarp();
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const int64_t sum = static_cast<int64_t>(value[e] - count * kMagicBits);
-            if (d + e < dim && sum != 0)
-                add_words(&to[d + e], sum);
+            const int place = e * kWarp + lane;
+            const int64_t sum = places[place];
+            if (d0 + place < dim && sum != 0)
+                add_words(&to[d0 + place], sum);
         }
     }
 };
 
+/* Four elements of a row as they are stored, in whole registers while they are on their way: as elements, the
+ * compiler would take them apart, and so wait for them, where they are loaded. */
+template <typename T> struct Stored {
+    static constexpr int kWords = sizeof(T); /* of 4 bytes */
+    uint32_t word[kWords];
+
+    __device__ __forceinline__ void hold(const Quad<T> &quad)
+    {
+        memcpy(word, &quad, sizeof word);
+#pragma unroll
+        for (int i = 0; i < kWords; i++)
+            asm volatile("" : "+r"(word[i]));
+    }
+    __device__ __forceinline__ Quad<T> quad() const
+    {
+        Quad<T> quad;
+        memcpy(&quad, word, sizeof quad);
+        return quad;
+    }
+};
+
 /* Some rows of a run, on their way while others are added. */
-template <typename M, typename T> struct Batch {
-    static constexpr bool kSame = std::is_same<M, T>::value; /* one set of rows serves both ends */
-    static constexpr int kRows = kSame ? 4 : 2;
-    Quad<M> metric[kRows];
-    Quad<T> original[kRows]; /* unused where kSame */
+template <typename M, typename T, bool kWhole> struct Batch {
+    static constexpr bool kSame = std::is_same<M, T>::value;          /* one set of rows serves both ends */
+    static constexpr int kRows = !kSame ? 2 : sizeof(T) == 4 ? 4 : 8; /* 16 registers a lane at most */
+    Stored<M> metric[kRows];
+    Stored<T> original[kRows]; /* unused where kSame */
+
+    /* Of the row that the pair of lane `owner` names. kWhole is known at compile time, so that loads do not
+     * wait for each other. */
+    template <typename E>
+    static __device__ __forceinline__ Quad<E> load(const Run &run, const fgmm_row_view &rows, int owner,
+                                                   int d)
+    {
+        if constexpr (kWhole) {
+            const uint32_t quads = __shfl_sync(kWholeWarp, run.quads, owner) + d / 4;
+            Quad<E> quad = {};
+            if (d < rows.dim)
+                quad = static_cast<const Quad<E> *>(rows.data)[quads];
+            return quad;
+        } else {
+            const int row = __shfl_sync(kWholeWarp, run.pair.row, owner);
+            return load_quad(row_of<E>(rows, row), d, rows.dim, false);
+        }
+    }
 
     /* Pairs i.. of the run, the last one again past the end. */
     __device__ __forceinline__ void fetch(const Run &run, const fgmm_row_view &metric_rows,
                                           const fgmm_row_view &original_rows, int i, int last, int d)
     {
-        const bool whole_metric = quads_are_whole<M>(metric_rows);
-        const bool whole_original = quads_are_whole<T>(original_rows);
 #pragma unroll
         for (int j = 0; j < kRows; j++) {
-            const int row = __shfl_sync(kWholeWarp, run.pair.row, min(i + j, last));
-            metric[j] = load_quad(row_of<M>(metric_rows, row), d, metric_rows.dim, whole_metric);
+            const int owner = min(i + j, last);
+            metric[j].hold(load<M>(run, metric_rows, owner, d));
             if constexpr (!kSame)
-                original[j] = load_quad(row_of<T>(original_rows, row), d, metric_rows.dim, whole_original);
+                original[j].hold(load<T>(run, original_rows, owner, d));
         }
     }
 };
@@ -115,13 +169,13 @@ __device__ __forceinline__ Columns load_columns(const fgmm_row_view &metric, con
 }
 
 /* Adds pairs first..last of the run, all of component c, in the lane's dimensions. */
-template <typename M, typename T, bool kDiagonal>
+template <typename M, typename T, bool kDiagonal, bool kWhole>
 __device__ __forceinline__ void add_component(const Run &run, const Columns &columns,
                                               const fgmm_row_view &metric, const fgmm_row_view &original,
                                               const fgmm_model_view &model, const fgmm_stats_view &stats,
-                                              Partials &partials, int first, int last, int c)
+                                              SumShared &shared, int first, int last, int c)
 {
-    typedef Batch<M, T> Rows;
+    typedef Batch<M, T, kWhole> Rows;
     const int lane = threadIdx.x % kWarp, d = columns.d, dim = model.dim;
     const int64_t at = static_cast<int64_t>(c) * dim;
     const bool scaled = model.form == FGMM_FORM_DIAG, aligned = dim % 4 == 0,
@@ -147,16 +201,16 @@ __device__ __forceinline__ void add_component(const Run &run, const Columns &col
         for (int j = 0; j < Rows::kRows; j++) {
             const bool real = i + j <= last;
             const int place = min(i + j, last);
-            const Quad<double> y = centred(now.metric[j], columns.metric_origin);
-            const double before = whole_rows ? 0.0 : partials[place][lane];
+            const Quad<double> y = centred(now.metric[j].quad(), columns.metric_origin);
+            const double before = whole_rows ? 0.0 : shared.partials[place][lane];
             const double sum = add_squares(before, y, mean, scaled, factor);
             if (real)
-                partials[place][lane] = sum;
+                shared.partials[place][lane] = sum;
             if (!stats.sums)
                 continue;
             Quad<double> x = y;
             if constexpr (!Rows::kSame)
-                x = centred(now.original[j], columns.origin);
+                x = centred(now.original[j].quad(), columns.origin);
             const double weight = __shfl_sync(kWholeWarp, run.r, place), r = real ? weight : 0.0;
 #pragma unroll
             for (int e = 0; e < 4; e++) {
@@ -173,10 +227,11 @@ __device__ __forceinline__ void add_component(const Run &run, const Columns &col
     }
     if (!stats.sums)
         return;
-    s.flush(stats.s + at, d, dim, count);
+    const int d0 = d - lane * 4;
+    s.flush(stats.s + at, d0, dim, count, shared.places);
     if constexpr (kDiagonal) {
-        high.flush(stats.q_high + at, d, dim, count);
-        low.flush(stats.q_low + at, d, dim, count);
+        high.flush(stats.q_high + at, d0, dim, count, shared.places);
+        low.flush(stats.q_low + at, d0, dim, count, shared.places);
     }
 }
 
@@ -228,13 +283,13 @@ __device__ __forceinline__ void add_scalars(const Run &run, const fgmm_stats_vie
 }
 
 /* M: element type of the rows that distances are taken of; T: of the original rows. kDiagonal: second moments
- * by dimension. */
-template <typename M, typename T, bool kDiagonal>
+ * by dimension. kWhole: both are read in whole quads, whose numbers have 32 bits. */
+template <typename M, typename T, bool kDiagonal, bool kWhole>
 __global__ void __launch_bounds__(SumWarps::kThreads, SumWarps::blocks(std::is_same<M, T>::value, kDiagonal))
     add_sorted(fgmm_row_view metric, fgmm_row_view original, fgmm_model_view model, fgmm_pair_view work,
                fgmm_stats_view stats)
 {
-    __shared__ Partials partials[SumWarps::kWarps];
+    __shared__ SumShared shared[SumWarps::kWarps];
     __shared__ Totals totals;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, total = work.state->total;
     if (threadIdx.x == 0)
@@ -243,19 +298,19 @@ __global__ void __launch_bounds__(SumWarps::kThreads, SumWarps::blocks(std::is_s
     Limbs log = {0, 0};
     for (int first = (blockIdx.x * SumWarps::kWarps + warp) * SumWarps::kRun; first < total;
          first += gridDim.x * SumWarps::kWarps * SumWarps::kRun) {
-        Run run = load_run(work, first, total);
+        Run run = load_run(work, first, total, model.dim);
         for (int d0 = 0; d0 < model.dim; d0 += SumWarps::kDims) {
             const Columns columns = load_columns(metric, original, stats, d0 + lane * 4);
             for (int i = 0, pairs; i < run.n; i += pairs) {
                 const int c = __shfl_sync(kWholeWarp, run.pair.component, i);
                 pairs = __popc(__ballot_sync(kWholeWarp, run.pair.component == c));
-                add_component<M, T, kDiagonal>(run, columns, metric, original, model, stats, partials[warp],
-                                               i, i + pairs - 1, c);
+                add_component<M, T, kDiagonal, kWhole>(run, columns, metric, original, model, stats,
+                                                       shared[warp], i, i + pairs - 1, c);
             }
         }
         __syncwarp();
         if (run.alone) {
-            run.distance = join_parts(partials[warp][lane]);
+            run.distance = join_parts(shared[warp].partials[lane]);
             const double density = value_at(model, run.pair.component, run.distance);
             add_limbs(log, split(density * (stats.inverse_log_bound * stats.one), stats.one));
         }
@@ -278,7 +333,10 @@ int launch(const fgmm_row_view *metric, const fgmm_row_view *original, const fgm
     constexpr int kPairs = SumWarps::kWarps * SumWarps::kRun;
     const int blocks = (metric->rows + kPairs - 1) / kPairs;
     const bool diagonal = stats->sums && stats->moment == FGMM_KERNEL_MOMENT_DIAG;
-    const auto kernel = diagonal ? add_sorted<M, T, true> : add_sorted<M, T, false>;
+    const bool whole = quads_are_whole<M>(*metric) && quads_are_whole<T>(*original) &&
+                       static_cast<int64_t>(metric->rows) * metric->dim / 4 <= UINT32_MAX;
+    const auto kernel = diagonal ? (whole ? add_sorted<M, T, true, true> : add_sorted<M, T, true, false>)
+                                 : (whole ? add_sorted<M, T, false, true> : add_sorted<M, T, false, false>);
     kernel<<<blocks, SumWarps::kThreads, 0, stream>>>(*metric, *original, *model, *work, *stats);
     return cudaGetLastError();
 }
