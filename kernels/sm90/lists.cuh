@@ -1,5 +1,9 @@
 /* From sums to candidate lists, for the screens whose sums are upper bounds: the part that keeps lists, by
- * quads of lanes, from a warpgroup's 64 x 128 sums as wgmma leaves them (ptx/wgmma.cuh). */
+ * quads of lanes, from a warpgroup's 64 x 128 sums as wgmma leaves them (ptx/wgmma.cuh).
+ *
+ * While components pass by, a lane notes what may matter in records of its own, one for a row and a tile:
+ * which of its 32 columns are above the threshold, and the largest of them. When all have passed and the
+ * threshold is final, records become the list of candidates (kernels.h). */
 #ifndef FGMM_SM90_LISTS_CUH
 #define FGMM_SM90_LISTS_CUH
 
@@ -9,201 +13,55 @@
 namespace fgmm
 {
 
-/* What a quad of lanes knows of one of its two rows; all four agree. Sums above `threshold` are candidates;
- * widths are never zero, so equality is no loss. */
+/* What a lane knows of one of its two rows. Sums above `threshold` are candidates; widths are never zero, so
+ * equality is no loss. */
 struct RowState {
-    float norm; /* an upper bound of |y| */
-    float sure; /* the largest lower bound so far less keep_bits */
-    float
-        threshold; /* `sure`, or above it since a list was full: what was left out then matters only if `sure`
-                      does not come so high in the end. Infinity: the row is given up, and nothing passes */
+    float norm;      /* an upper bound of |y| */
+    float sure;      /* the largest lower bound of the quad so far, less keep_bits */
+    float threshold; /* `sure`, or above it since the lane's places were full: what was left out then matters
+                        only if `sure` does not come so high in the end. Infinity: the row is given up, and
+                        nothing passes */
 };
 
-/* The lists of a quad's rows: entries in global memory, their numbers in 16 bits each, so that one shuffle
- * serves both rows. */
+/* Where the records of a quad's rows are: in the places of their lists, record i of a lane in place 4i +
+ * lane. A lane counts its own, in 16 bits a row. */
 struct RowLists {
-    fgmm_candidate *entries; /* of row 0, [FGMM_CANDIDATES]; row 1 is 8 rows further */
+    fgmm_candidate *entries; /* of all rows */
+    int32_t row;             /* the first of the quad's; the other is 8 rows further */
     uint32_t counts;
 };
 
 constexpr int kGroupsOfColumns = 4; /* of a tile: 32 columns, 8 of them a thread's */
-constexpr uint32_t kOverflow =
-    0x8000 - FGMM_CANDIDATES - 1; /* added to a count, sets bit 15 if the list is full */
+constexpr int kLaneRecords = 8;
 
-__device__ __forceinline__ uint32_t half_of(uint32_t pair, int h)
+__device__ __forceinline__ int count_of(const RowLists &lists, int h)
 {
-    return pair >> (16 * h) & 0xffffu;
+    return lists.counts >> (16 * h) & 0xffffu;
 }
 
-__device__ __forceinline__ fgmm_candidate *entries_of(const RowLists &lists, int h)
+/* A record: the columns, and the largest sum rounded up to 19 bits beside the tile's number. */
+typedef uint2 Record;
+constexpr int kUpperBits = 19;
+static_assert((1 << 20) / 128 <= 1 << (32 - kUpperBits), "tiles of 2^20 components have numbers of 13 bits");
+
+__device__ __forceinline__ Record record_of(unsigned columns, int tile, float most)
 {
-    return lists.entries + h * 8 * FGMM_CANDIDATES;
+    const uint32_t bits = __float_as_uint(most) + (most < 0 ? 0u : (1u << (32 - kUpperBits)) - 1);
+    return {columns, bits >> (32 - kUpperBits) | static_cast<uint32_t>(tile) << kUpperBits};
 }
 
-/* An entry as one 8-byte access. */
-__device__ __forceinline__ void put(fgmm_candidate *entry, int component, float upper)
+__device__ __forceinline__ float upper_of(Record record)
 {
-    *reinterpret_cast<int2 *>(entry) = make_int2(component, __float_as_int(upper));
+    return __uint_as_float(record.y << (32 - kUpperBits));
 }
 
-__device__ __forceinline__ unsigned quad_votes(bool vote)
+__device__ __forceinline__ Record *place_of(const RowLists &lists, int h, int i)
 {
-    return __ballot_sync(kWholeWarp, vote) >> (threadIdx.x % kWarp & ~3) & 0xfu;
+    return reinterpret_cast<Record *>(lists.entries) +
+           ((lists.row + 8 * h) * FGMM_CANDIDATES + 4 * i + static_cast<int>(threadIdx.x % 4));
 }
-
-/* Drops entries under the threshold, keeping the order, from the lists of rows h with wanted[h]. kDeep
- * entries of a lane and row are read at a time. */
-template <int kDeep>
-__device__ __forceinline__ void compact(RowLists &lists, const RowState (&row)[2], const bool (&wanted)[2],
-                                        float unit)
-{
-    const int lane = threadIdx.x % 4;
-    int held[2], kept[2] = {0, 0};
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        held[h] = wanted[h] ? half_of(lists.counts, h) : 0;
-    __syncwarp(); /* entries were written by any lane of the quad */
-#pragma unroll 1
-    for (int base = 0; __any_sync(kWholeWarp, base < max(held[0], held[1])); base += 4 * kDeep) {
-        int2 entry[2][kDeep]; /* component and upper bound */
-#pragma unroll
-        for (int i = 0; i < kDeep; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int at = base + 4 * i + lane;
-                entry[h][i] = make_int2(-1, __float_as_int(-INFINITY));
-                if (at < held[h])
-                    entry[h][i] = *reinterpret_cast<const int2 *>(entries_of(lists, h) + at);
-            }
-        __syncwarp(); /* all is read before any of it is overwritten */
-#pragma unroll
-        for (int i = 0; i < kDeep; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const bool keep =
-                    __int_as_float(entry[h][i].y) >= row[h].threshold * unit && entry[h][i].x >= 0;
-                const unsigned votes = quad_votes(keep);
-                if (keep)
-                    put(entries_of(lists, h) + kept[h] + __popc(votes & ((1u << lane) - 1)), entry[h][i].x,
-                        __int_as_float(entry[h][i].y));
-                kept[h] += __popc(votes);
-            }
-        __syncwarp();
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (wanted[h])
-            lists.counts += static_cast<uint32_t>(kept[h] - held[h]) << (16 * h);
-}
-
-/* Which of a thread's 8 sums of a group are above the threshold, the first in bit 7. The sign of a difference
- * is shifted in: two instructions a value, half of them on the idle FMA pipe. */
-template <int h, int group> __device__ __forceinline__ unsigned above(const float (&s)[64], float threshold)
-{
-    unsigned bits = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            bits = __funnelshift_l(__float_as_uint(threshold - s[16 * group + 4 * i + 2 * h + c]), bits, 1);
-    return bits;
-}
-
-/* All 32 of row h, the first in bit 31; groups without any in the whole warp are passed over. */
-template <int h>
-__device__ __forceinline__ unsigned all_above(const float (&s)[64], const float (&most)[kGroupsOfColumns],
-                                              float threshold)
-{
-    unsigned bits = 0;
-    if (__any_sync(kWholeWarp, most[0] > threshold))
-        bits |= above<h, 0>(s, threshold) << 24;
-    if (__any_sync(kWholeWarp, most[1] > threshold))
-        bits |= above<h, 1>(s, threshold) << 16;
-    if (__any_sync(kWholeWarp, most[2] > threshold))
-        bits |= above<h, 2>(s, threshold) << 8;
-    if (__any_sync(kWholeWarp, most[3] > threshold))
-        bits |= above<h, 3>(s, threshold);
-    return bits;
-}
-
-/* How many candidates come to the quad's rows, in 16 bits each, and how many of them before this lane's. */
-__device__ __forceinline__ uint32_t count_coming(const unsigned (&wanted)[2], uint32_t &before)
-{
-    const int lane = threadIdx.x % 4;
-    const uint32_t mine = __popc(wanted[0]) + (__popc(wanted[1]) << 16);
-    const uint32_t pair = mine + __shfl_xor_sync(kWholeWarp, mine, 1);
-    const uint32_t coming = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
-    before = (lane & 1 ? pair - mine : 0u) + (lane & 2 ? coming - pair : 0u);
-    return coming;
-}
-
-/* Makes room in lists that would overflow. Before a row has met its own component, many others are within
- * keep_bits of the best so far, and few of them stay so: the threshold is raised half of the way to the best,
- * again and again, until what is left fits; screen_rows sees in the end whether that was right. A row that
- * does not fit even so is given up. Rare. */
-__device__ __forceinline__ void make_room(RowLists &lists, RowState (&row)[2], const float (&s)[64],
-                                          const float (&group_most)[2][kGroupsOfColumns],
-                                          unsigned (&wanted)[2], uint32_t &coming, uint32_t &before,
-                                          float span, float unit)
-{
-    constexpr int kRaises = 5;
-    float rest = span;
-#pragma unroll 1
-    for (int raise = 0; raise <= kRaises; raise++, rest *= 0.5f) {
-        bool full[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            full[h] = half_of(lists.counts, h) + half_of(coming, h) > FGMM_CANDIDATES;
-            if (full[h] && raise > 0)
-                row[h].threshold = fmaxf(row[h].threshold, row[h].sure + (span - rest));
-        }
-        if (!__any_sync(kWholeWarp, full[0] || full[1]))
-            return;
-        compact<1>(lists, row, full, unit);
-        const unsigned still[2] = {all_above<0>(s, group_most[0], row[0].threshold),
-                                   all_above<1>(s, group_most[1], row[1].threshold)};
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-            wanted[h] = full[h] ? still[h] : wanted[h];
-        coming = count_coming(wanted, before);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (half_of(lists.counts, h) + half_of(coming, h) > FGMM_CANDIDATES) {
-            lists.counts &= ~(0xffffu << (16 * h));
-            wanted[h] = 0;
-            row[h].threshold = INFINITY;
-        }
-    coming = count_coming(wanted, before);
-}
-
-/* Appends this tile's candidates of the quad's rows. `most`, the largest sum of this lane, stands for all
- * that it appends: an upper bound still, and no register is indexed at run time. */
-__device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], const float (&s)[64],
-                                       const float (&group_most)[2][kGroupsOfColumns], const float (&most)[2],
-                                       int first_component, float span, float unit)
-{
-    const int lane = threadIdx.x % 4;
-    unsigned wanted[2] = {all_above<0>(s, group_most[0], row[0].threshold),
-                          all_above<1>(s, group_most[1], row[1].threshold)};
-    uint32_t before; /* lanes of a quad append one after the other */
-    uint32_t coming = count_coming(wanted, before);
-    const uint32_t filled = lists.counts + coming + kOverflow * 0x10001u;
-    if (__any_sync(kWholeWarp, filled & 0x80008000u))
-        make_room(lists, row, s, group_most, wanted, coming, before, span, unit);
-    const uint32_t place = lists.counts + before;
-    lists.counts += coming;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        fgmm_candidate *at = entries_of(lists, h) + half_of(place, h);
-        const float upper = most[h] * unit;
-        for (unsigned left = wanted[h]; left != 0;) {
-            const int bit = __clz(left); /* 2j + c: column 8j + 2 lane + c */
-            left &= ~(0x80000000u >> bit);
-            put(at++, first_component + 4 * bit - 3 * (bit & 1) + 2 * lane, upper);
-        }
-    }
-}
+static_assert(static_cast<int64_t>(FGMM_CHUNK_ROWS + 1024) * FGMM_CANDIDATES < INT32_MAX, "32 bits do");
+static_assert(sizeof(Record) == sizeof(fgmm_candidate), "they share places");
 
 /* The largest of a lane's sums, of each row and 32 columns, and of each row. */
 __device__ __forceinline__ void find_most(const float (&s)[64], float (&group_most)[2][kGroupsOfColumns],
@@ -244,18 +102,99 @@ __device__ __forceinline__ bool any_above(const RowState (&row)[2], const float 
     return __any_sync(kWholeWarp, most[0] > row[0].threshold || most[1] > row[1].threshold);
 }
 
-/* A tile's sums to candidates; width[h]: how far the sums of row h can be above the exact values, and
- * keep_bits. */
+/* Which of a thread's 8 sums of a group are above the threshold, the first in bit 7. The sign of a difference
+ * is shifted in: two instructions a value, half of them on the idle FMA pipe. */
+template <int h, int group> __device__ __forceinline__ unsigned above(const float (&s)[64], float threshold)
+{
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            bits = __funnelshift_l(__float_as_uint(threshold - s[16 * group + 4 * i + 2 * h + c]), bits, 1);
+    return bits;
+}
+
+/* All 32 of row h, the first in bit 31; groups without any in the whole warp are passed over. */
+template <int h>
+__device__ __forceinline__ unsigned all_above(const float (&s)[64], const float (&most)[kGroupsOfColumns],
+                                              float threshold)
+{
+    bool any[kGroupsOfColumns];
+#pragma unroll
+    for (int g = 0; g < kGroupsOfColumns; g++)
+        any[g] = __any_sync(kWholeWarp, most[g] > threshold);
+    unsigned bits = 0;
+    if (any[0])
+        bits |= above<h, 0>(s, threshold) << 24;
+    if (any[1])
+        bits |= above<h, 1>(s, threshold) << 16;
+    if (any[2])
+        bits |= above<h, 2>(s, threshold) << 8;
+    if (any[3])
+        bits |= above<h, 3>(s, threshold);
+    return bits;
+}
+
+/* Room in a lane's full places for one record more, whose largest sum is `most`. Before a row has met its own
+ * component, many others are within keep_bits of the best so far, and few of them stay so: what has fallen
+ * under the threshold goes; then the threshold is raised half of the way to the best, again and again, until
+ * there is room. close_lists sees in the end whether that was right. A row without room even so is given up.
+ * Rare. */
+__device__ __forceinline__ void make_room(RowLists &lists, RowState &row, int h, float span)
+{
+    constexpr int kRaises = 5;
+    float rest = span;
+#pragma unroll 1
+    for (int raise = 0; raise <= kRaises && count_of(lists, h) == kLaneRecords; raise++, rest *= 0.5f) {
+        if (raise > 0)
+            row.threshold = fmaxf(row.threshold, row.sure + (span - rest));
+        int kept = 0;
+#pragma unroll 1
+        for (int i = 0; i < kLaneRecords; i++) {
+            const Record record = *place_of(lists, h, i);
+            if (upper_of(record) >= row.threshold)
+                *place_of(lists, h, kept++) = record;
+        }
+        lists.counts -= static_cast<uint32_t>(kLaneRecords - kept) << (16 * h);
+    }
+    if (count_of(lists, h) == kLaneRecords)
+        row.threshold = INFINITY;
+}
+
+/* Notes this tile's candidates of the quad's rows. */
+__device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], const float (&s)[64],
+                                       const float (&group_most)[2][kGroupsOfColumns], const float (&most)[2],
+                                       int tile, float span)
+{
+    const unsigned columns[2] = {all_above<0>(s, group_most[0], row[0].threshold),
+                                 all_above<1>(s, group_most[1], row[1].threshold)};
+    const uint32_t full = lists.counts & kLaneRecords * 0x10001u;
+    if (__any_sync(kWholeWarp, full != 0)) {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (columns[h] != 0 && count_of(lists, h) == kLaneRecords)
+                make_room(lists, row[h], h, span);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (columns[h] != 0 && most[h] > row[h].threshold) {
+            *place_of(lists, h, count_of(lists, h)) = record_of(columns[h], tile, most[h]);
+            lists.counts += 1u << (16 * h);
+        }
+}
+
+/* A tile's sums to records; width[h]: how far the sums of row h can be above the exact values, and keep_bits.
+ */
 __device__ __forceinline__ void take_candidates(RowLists &lists, RowState (&row)[2], const float (&s)[64],
-                                                const float (&width)[2], int first_component, float span,
-                                                float unit)
+                                                const float (&width)[2], int tile, float span)
 {
     float group_most[2][kGroupsOfColumns], most[2];
     find_most(s, group_most, most);
     float lower[2] = {most[0] - width[0], most[1] - width[1]};
     raise_thresholds(row, lower);
     if (any_above(row, most))
-        append(lists, row, s, group_most, most, first_component, span, unit);
+        append(lists, row, s, group_most, most, tile, span);
 }
 
 /* A row before its first tile. */
@@ -264,19 +203,71 @@ __device__ __forceinline__ RowState opened(float norm, bool screened)
     return {norm, -FLT_MAX, screened ? -FLT_MAX : INFINITY}; /* -FLT_MAX never admits -infinity */
 }
 
-/* Leaves in the lists what is within keep_bits of the final best, and writes how many that are; rows past the
- * first `rows` have no count. A row with fewer than `least` is dense. */
-__device__ __forceinline__ void close_lists(RowLists &lists, const RowState (&row)[2],
-                                            int32_t *counts /* of row 0; row 1 is 8 further */, int rows,
-                                            int least, float unit)
+/* Sum over the lanes of a quad; `before`: of those before this one. */
+__device__ __forceinline__ int quad_sum(int value, int *before)
 {
-    compact<4>(lists, row, {true, true}, unit); /* 16 entries of a row: mostly all, in one read */
+    const int lane = threadIdx.x % 4;
+    const int pair = value + __shfl_xor_sync(kWholeWarp, value, 1);
+    const int sum = pair + __shfl_xor_sync(kWholeWarp, pair, 2);
+    *before = (lane & 1 ? pair - value : 0) + (lane & 2 ? sum - pair : 0);
+    return sum;
+}
+
+/* The lane's records of row h to candidates. Returns how many the row has: FGMM_DENSE_ROW if they do not fit
+ * or the row was given up. `upper` of a candidate is in units of the sums. */
+__device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int h)
+{
+    constexpr int kAtATime = 4;
+    Record record[kLaneRecords];
+    const int held = count_of(lists, h);
+    int mine = 0, before;
+#pragma unroll
+    for (int i = 0; i < kLaneRecords; i++) {
+        record[i] = {0, 0};
+        if (i % kAtATime == 0 && !__any_sync(kWholeWarp, held > i))
+            break;
+        if (i < held)
+            record[i] = *place_of(lists, h, i);
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneRecords; i++) {
+        if (i % kAtATime == 0 && !__any_sync(kWholeWarp, held > i))
+            break;
+        if (!(upper_of(record[i]) >= row.threshold))
+            record[i].x = 0;
+        mine += __popc(record[i].x);
+    }
+    const int count = quad_sum(mine, &before); /* all records have been read */
+    const bool complete = row.threshold <= row.sure;
+    int incomplete;
+    if (quad_sum(!complete, &incomplete) + (count > FGMM_CANDIDATES) != 0)
+        return FGMM_DENSE_ROW;
+    fgmm_candidate *at = lists.entries + (lists.row + 8 * h) * FGMM_CANDIDATES + before;
+#pragma unroll
+    for (int i = 0; i < kLaneRecords; i++) {
+        if (i % kAtATime == 0 && held <= i)
+            break;
+        for (unsigned left = record[i].x; left != 0;) {
+            const int bit = __clz(left); /* 2j + c: column 8j + 2 lane + c */
+            left &= ~(0x80000000u >> bit);
+            const int tile = static_cast<int>(record[i].y >> kUpperBits), lane = threadIdx.x % 4;
+            *reinterpret_cast<int2 *>(at++) = make_int2(tile * 128 + 4 * bit - 3 * (bit & 1) + 2 * lane,
+                                                        __float_as_int(upper_of(record[i])));
+        }
+    }
+    return count;
+}
+
+/* Turns records into lists and writes the counts; rows past the first `rows` have none. A row with fewer than
+ * `least` candidates is dense. */
+__device__ __forceinline__ void close_lists(RowLists &lists, const RowState (&row)[2], int32_t *counts,
+                                            int rows, int least)
+{
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const bool complete = row[h].threshold <= row[h].sure; /* not so for rows that were given up */
-        const int count = complete ? half_of(lists.counts, h) : FGMM_DENSE_ROW;
-        if (threadIdx.x % 4 == 0 && 8 * h < rows)
-            counts[8 * h] = count < least ? FGMM_DENSE_ROW : count;
+        const int count = expand(lists, row[h], h), number = lists.row + 8 * h;
+        if (threadIdx.x % 4 == 0 && number < rows)
+            counts[number] = count < least ? FGMM_DENSE_ROW : count;
     }
 }
 

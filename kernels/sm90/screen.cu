@@ -18,6 +18,7 @@
 #include "kernels/generic/rows.cuh"
 #include "kernels/generic/warp.cuh"
 #include "kernels/ptx/math.cuh"
+#include "kernels/ptx/registers.cuh"
 #include "kernels/ptx/wgmma.cuh"
 #include "kernels/sm90/columns.cuh"
 #include "kernels/sm90/lists.cuh"
@@ -37,16 +38,28 @@ template <class Shape> struct ScreenShared {
     uint64_t rows_full[Shape::kRowTiles][Shape::kGroups], rows_empty[Shape::kRowTiles][Shape::kGroups];
 };
 
-template <class Shape> __device__ void init_barriers(ScreenShared<Shape> &shared)
+/* How converter warps cut the rows: a row is shared by kLanes lanes of 8 dimensions, and a batch is what a
+ * warp has on its way at a time, kBatch rows a thread. kWhole: as in load_octet. */
+template <class Shape, typename T, bool kWhole> struct Conversion {
+    static constexpr int kLanes = Shape::kHalves * 8;
+    static constexpr int kStep = kWarp / kLanes;                        /* rows at a time */
+    static constexpr int kBatch = !kWhole ? 2 : sizeof(T) == 4 ? 4 : 8; /* 32 registers at most */
+    static constexpr int kGroupBatches = Shape::kGroupRows / (kStep * kBatch);
+    static constexpr int kTileBatches = Shape::kGroups * kGroupBatches;
+    static_assert(kGroupBatches * kBatch * kStep == Shape::kGroupRows,
+                  "every thread has a row at every step");
+    static_assert(kTileBatches >= Shape::kConverters, "a warp's next batch is in this tile or the next");
+};
+
+template <class Shape> __device__ void init_barriers(ScreenShared<Shape> &shared, int group_batches)
 {
-    constexpr int kConsumerWarps = Shape::kGroups * Shape::kGroupWarps;
     for (int i = 0; i < Shape::kStages; i++) {
         ptx::barrier_init(&shared.record_full[i], 1);
-        ptx::barrier_init(&shared.record_empty[i], kConsumerWarps);
+        ptx::barrier_init(&shared.record_empty[i], Shape::kConsumerWarps);
     }
     for (int i = 0; i < Shape::kRowTiles; i++)
         for (int group = 0; group < Shape::kGroups; group++) {
-            ptx::barrier_init(&shared.rows_full[i][group], kWarp);
+            ptx::barrier_init(&shared.rows_full[i][group], group_batches);
             ptx::barrier_init(&shared.rows_empty[i][group], Shape::kGroupWarps);
         }
 }
@@ -103,7 +116,7 @@ __device__ __forceinline__ float scattered_sum(float (&value)[kBatch], int lane)
 }
 
 /* Eight elements of a row as they are stored, in whole registers while they wait. */
-template <typename T> struct Packed {
+template <typename T> struct alignas(alignof(Octet<T>)) Packed {
     static constexpr int kWords = sizeof(T) * 2;
     uint32_t word[kWords];
     __device__ __forceinline__ explicit Packed(const Octet<T> &octet)
@@ -113,98 +126,103 @@ template <typename T> struct Packed {
         for (int i = 0; i < kWords; i++)
             asm("" : "+r"(word[i])); /* or the compiler takes a register an element */
     }
-    __device__ __forceinline__ Octet<T> octet() const
+    /* Elements 2i and 2i + 1, taken out of words: as elements, they would have a register each from the
+     * start. */
+    __device__ __forceinline__ float2 pair(int i) const
     {
-        Octet<T> octet;
-        memcpy(&octet, word, sizeof word);
-        return octet;
+        if constexpr (sizeof(T) == 4) {
+            return make_float2(__uint_as_float(word[2 * i]), __uint_as_float(word[2 * i + 1]));
+        } else if constexpr (sizeof(T) == 2) {
+            __half2 halves;
+            memcpy(&halves, &word[i], sizeof halves);
+            return __half22float2(halves);
+        } else {
+            const uint32_t shifted = word[i / 2] >> (i % 2 * 16);
+            return make_float2(static_cast<float>(static_cast<T>(shifted)),
+                               static_cast<float>(static_cast<T>(shifted >> 8)));
+        }
     }
     Packed() = default;
 };
 
-/* A converter warp: the rows of its consumer group in the next tile, minus origin, scaled, to fp16 in the
- * swizzled layout; their squared norms and extra columns. A row is shared by kLanes lanes of 8 dimensions.
- * kBatch rows of a thread are always on their way: what is converted is read anew at once, for the next batch
- * or the next tile. kWhole: as in load_octet. */
+/* A converter warp: its share of the batches of each row tile, minus origin, scaled, to fp16 in the swizzled
+ * layout; their squared norms and extra columns. What is converted is read anew at once, for the next batch.
+ */
 template <class Shape, typename T, bool kWhole>
 __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &rows, float scale,
-                             int row_tiles, int group)
+                             int row_tiles, int converter)
 {
-    constexpr int kLanes = Shape::kHalves * 8, kStep = kWarp / kLanes, kGroupRows = Shape::kGroupRows;
-    constexpr int kBatch = sizeof(T) == 4 || !kWhole ? 4 : 8; /* 32 registers at most */
-    constexpr int kBatches = kGroupRows / (kStep * kBatch);
-    static_assert(kBatches * kBatch * kStep == kGroupRows, "every thread has a row at every step");
+    typedef Conversion<Shape, T, kWhole> Cut;
+    constexpr int kLanes = Cut::kLanes, kBatch = Cut::kBatch, kGroupRows = Shape::kGroupRows;
     const int lane = threadIdx.x % kLanes, d0 = lane * 8, first = threadIdx.x % kWarp / kLanes;
     const T *data = static_cast<const T *>(rows.data);
     float shift[8]; /* y = fma(value, scale, shift) = scale * (value - origin), rounded once */
 #pragma unroll
     for (int e = 0; e < 8; e++)
         shift[e] = d0 + e < rows.dim ? -scale * rows.origin32[d0 + e] : 0.0f;
-    auto load = [&](int tile, int row_of_group) {
+    auto load = [&](int tile, int row_of_tile) {
         static_assert(static_cast<int64_t>(FGMM_CHUNK_ROWS) * FGMM_SM90_MAX_DIM < INT32_MAX, "32 bits do");
-        const int row = min(tile * Shape::kRows + group * kGroupRows + row_of_group, rows.rows - 1);
+        const int row = min(tile * Shape::kRows + row_of_tile, rows.rows - 1);
         const T *values = data + static_cast<uint32_t>(row * rows.dim);
         if constexpr (kWhole) {
-            Octet<T> octet = {};
-            if (d0 < rows.dim)
-                octet = *reinterpret_cast<const Octet<T> *>(values + d0);
-            return Packed<T>(octet);
+            return d0 < rows.dim ? *reinterpret_cast<const Packed<T> *>(values + d0) : Packed<T>{};
         } else {
             return Packed<T>(load_octet(values, d0, rows.dim, false));
         }
     };
+    int batch = converter; /* of the row tile */
     Packed<T> waiting[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; b++)
-        waiting[b] = load(blockIdx.x, first + b * kStep);
+        waiting[b] = load(blockIdx.x, (batch * kBatch + b) * Cut::kStep + first);
     Ring ring;
-    for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
+    for (int t = blockIdx.x; t < row_tiles;) {
+        const int group = batch / Cut::kGroupBatches, base = batch % Cut::kGroupBatches * kBatch * Cut::kStep;
         unsigned char *tile = shared.rows[ring.slot] + group * Shape::kGroupBytes;
         __half *halves = reinterpret_cast<__half *>(tile);
-        float *squares = shared.square[ring.slot] + group * kGroupRows;
         ptx::barrier_wait(&shared.rows_empty[ring.slot][group], ring.phase ^ 1);
-#pragma unroll 1
-        for (int batch = 0; batch < kBatches; batch++) {
-            const bool last = batch + 1 == kBatches;
-            const int next_tile = last ? t + gridDim.x : t;
-            const int next_row = first + (last ? 0 : batch + 1) * kBatch * kStep;
-            float square[kBatch];
+        const bool last = batch + Shape::kConverters >= Cut::kTileBatches;
+        const int next_batch = batch + Shape::kConverters - (last ? Cut::kTileBatches : 0);
+        const int next_tile = last ? t + gridDim.x : t;
+        float square[kBatch];
 #pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-                const int row = batch * kBatch * kStep + b * kStep + first;
-                const Octet<T> octet = waiting[b].octet();
-                uint32_t packed[4];
-                square[b] = 0;
+        for (int b = 0; b < kBatch; b++) {
+            uint32_t packed[4];
+            square[b] = 0;
 #pragma unroll
-                for (int e = 0; e < 8; e += 2) {
-                    const float y = fmaf(to_float(octet.value[e]), scale, shift[e]);
-                    const float z = fmaf(to_float(octet.value[e + 1]), scale, shift[e + 1]);
-                    square[b] = fmaf(y, y, fmaf(z, z, square[b]));
-                    const __half2 pair = __floats2half2_rn(y, z);
-                    memcpy(&packed[e / 2], &pair, sizeof pair);
-                }
-                waiting[b] = load(next_tile, next_row + b * kStep);
-                ptx::store_operand(halves + swizzled(row, d0, kGroupRows),
-                                   make_uint4(packed[0], packed[1], packed[2], packed[3]));
+            for (int e = 0; e < 8; e += 2) {
+                const float2 value = waiting[b].pair(e / 2);
+                const float y = fmaf(value.x, scale, shift[e]), z = fmaf(value.y, scale, shift[e + 1]);
+                square[b] = fmaf(y, y, fmaf(z, z, square[b]));
+                const __half2 pair = __floats2half2_rn(y, z);
+                memcpy(&packed[e / 2], &pair, sizeof pair);
             }
-            constexpr int kOwners = kLanes / kBatch; /* lanes that end with the same row's sum */
-            const float sum = scattered_sum<kLanes>(square, lane);
-            const int row = batch * kBatch * kStep + lane / kOwners * kStep + first;
-            const bool fits = sum < kMostSquare, owner = lane % kOwners == 0;
-            if (owner) {
-                ptx::store_operand(tile + Shape::kGroupExtra + row * 16, row_columns(sum, fits));
-                squares[row] = fits ? sum : INFINITY;
-            }
-            if (__any_sync(kWholeWarp, !fits)) { /* rare: the row becomes zero, so that no sum is NaN */
-                __syncwarp();
+            waiting[b] = load(next_tile, (next_batch * kBatch + b) * Cut::kStep + first);
+            ptx::store_operand(halves + swizzled(base + b * Cut::kStep + first, d0, kGroupRows),
+                               make_uint4(packed[0], packed[1], packed[2], packed[3]));
+        }
+        constexpr int kOwners = kLanes / kBatch; /* lanes that end with the same row's sum */
+        const float sum = scattered_sum<kLanes>(square, lane);
+        const int row = base + lane / kOwners * Cut::kStep + first;
+        const bool fits = sum < kMostSquare, owner = lane % kOwners == 0;
+        if (owner) {
+            ptx::store_operand(tile + Shape::kGroupExtra + row * 16, row_columns(sum, fits));
+            shared.square[ring.slot][group * kGroupRows + row] = fits ? sum : INFINITY;
+        }
+        if (__any_sync(kWholeWarp, !fits)) { /* rare: the row becomes zero, so that no sum is NaN */
+            __syncwarp();
 #pragma unroll 1
-                for (int d = 0; d < kLanes * 8 && owner && !fits; d += 8)
-                    ptx::store_operand(halves + swizzled(row, d, kGroupRows), make_uint4(0, 0, 0, 0));
-            }
+            for (int d = 0; d < kLanes * 8 && owner && !fits; d += 8)
+                ptx::store_operand(halves + swizzled(row, d, kGroupRows), make_uint4(0, 0, 0, 0));
         }
         ptx::fence_async_proxy();
-        ptx::barrier_arrive(&shared.rows_full[ring.slot][group]);
-        ring.next(Shape::kRowTiles);
+        __syncwarp();
+        if (threadIdx.x % kWarp == 0)
+            ptx::barrier_arrive(&shared.rows_full[ring.slot][group]);
+        if (last)
+            ring.next(Shape::kRowTiles);
+        t = next_tile;
+        batch = next_batch;
     }
 }
 
@@ -218,14 +236,15 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
     const int first = group * Shape::kGroupRows + thread / kWarp * 16 +
                       lane / 4; /* in the row tile; the other row is 8 below */
     Ring row_ring, ring;
-    float s[64];
     for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
+        float s[64];
+        ptx::begin(s); /* for each row tile: close_lists needs the registers */
         ptx::barrier_wait(&shared.rows_full[row_ring.slot][group], row_ring.phase);
         const unsigned char *tile_rows = shared.rows[row_ring.slot] + group * Shape::kGroupBytes;
         const uint64_t mine = ptx::operand(tile_rows);
         const uint64_t mine_extra = ptx::plain_operand<Shape::kGroupRows>(tile_rows + Shape::kGroupExtra);
         const int number = t * Shape::kRows + first;
-        RowLists list = {lists.entries + static_cast<int64_t>(number) * FGMM_CANDIDATES, 0};
+        RowLists list = {lists.entries, number, 0};
         RowState row[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -259,12 +278,12 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
             if (lane == 0)
                 ptx::barrier_arrive(&shared.record_empty[ring.slot]);
             ring.next(Shape::kStages);
-            take_candidates(list, row, s, width, tile * FGMM_SM90_TILE, tables.span, tables.unit);
+            take_candidates(list, row, s, width, tile, tables.span);
         }
         if (lane == 0)
             ptx::barrier_arrive(&shared.rows_empty[row_ring.slot][group]);
         row_ring.next(Shape::kRowTiles);
-        close_lists(list, row, lists.counts + number, rows.rows - number, least, tables.unit);
+        close_lists(list, row, lists.counts, rows.rows, least);
     }
 }
 
@@ -281,12 +300,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
      */
     const int role = __shfl_sync(kWholeWarp, threadIdx.x / kWarp, 0), group = role / Shape::kGroupWarps;
     if (threadIdx.x == 0)
-        init_barriers(shared);
+        init_barriers(shared, whole ? Conversion<Shape, T, true>::kGroupBatches
+                                    : Conversion<Shape, T, false>::kGroupBatches);
     clear_extra(shared);
     ptx::fence_async_proxy();
     __syncthreads();
-    if (group == Shape::kGroups) {
-        const int converter = role - Shape::kGroups * Shape::kGroupWarps - 1;
+    if (role >= Shape::kConsumerWarps) {
+        ptx::give_registers<Shape::kProducerRegisters>();
+        const int converter = role - Shape::kConsumerWarps - 1;
         if (converter >= 0 && whole)
             convert_rows<Shape, T, true>(shared, rows, tables.scale, row_tiles, converter);
         else if (converter >= 0)
@@ -294,6 +315,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         else if (threadIdx.x % kWarp == 0)
             feed_records(shared, tables, row_tiles);
     } else {
+        ptx::take_registers<Shape::kConsumerRegisters>();
         screen_rows(shared, rows, tables, lists, row_tiles, least, group);
     }
 #else

@@ -25,19 +25,23 @@ namespace fgmm
  * swizzled row). */
 template <int kHalves_> struct ScreenShape {
     static constexpr int kHalves = kHalves_;
-    static constexpr int kGroups = 3;
+    static constexpr int kGroups = 4;
     static constexpr int kGroupRows = 64;
     static constexpr int kRows = kGroups * kGroupRows;
     static constexpr int kColumns = FGMM_SM90_TILE;
     static constexpr int kWarpgroup = 128;
-    static constexpr int kThreads = (kGroups + 1) * kWarpgroup;
     static constexpr int kGroupWarps = kWarpgroup / kWarp;
-    static_assert(kGroups + 1 == kGroupWarps, "the producers: a converter a group, a warp that feeds tiles");
+    static constexpr int kConsumerWarps = kGroups * kGroupWarps;
+    static constexpr int kConverters = 3; /* warps that convert rows; one more feeds component tiles */
+    static constexpr int kThreads = (kConsumerWarps + kConverters + 1) * kWarp;
     /* Two tiles of rows: the next one is converted while this one is screened. */
     static constexpr int kRowTiles = 2;
-    static constexpr int kStages = kHalves == 1 ? 4 : 3; /* component tiles in flight */
-    /* Four warpgroups with 128 registers a thread are the whole file, and enough for all roles. */
-    static_assert(kThreads * 128 == 65536, "one block a multiprocessor");
+    static constexpr int kStages = kHalves == 1 ? 4 : 2; /* component tiles in flight */
+    /* 96 registers a thread at the start; 64 sums and the lists need a few more. */
+    static constexpr int kProducerRegisters = 64, kConsumerRegisters = 104;
+    static_assert((kGroups * kConsumerRegisters + kProducerRegisters) * kWarpgroup <= kThreads * 96 &&
+                      kThreads == (kGroups + 1) * kWarpgroup,
+                  "what producers give is enough");
     static constexpr int kHalfBytes = 128;                  /* of a row in one half */
     static constexpr int kExtraBytes = FGMM_SM90_EXTRA * 2; /* of a row's extra columns */
     static constexpr int kRowBytes = kHalfBytes * kHalves + kExtraBytes;

@@ -150,8 +150,7 @@ __device__ __forceinline__ void multiply(float (&s)[2][64], WideShared &shared, 
 
 /* A tile's sums to candidates. Lower bounds come from both halves before either is listed. */
 __device__ __forceinline__ void take_tile(RowLists &lists, RowState (&row)[2], const float (&s)[2][64],
-                                          const float (&width)[2][2] /* [half][row] */, int first_component,
-                                          float span, float unit)
+                                          const float (&width)[2][2] /* [half][row] */, int tile, float span)
 {
     float group_most[2][2][kGroupsOfColumns], most[2][2], lower[2];
 #pragma unroll
@@ -164,8 +163,7 @@ __device__ __forceinline__ void take_tile(RowLists &lists, RowState (&row)[2], c
 #pragma unroll
     for (int half = 0; half < 2; half++)
         if (any_above(row, most[half]))
-            append(lists, row, s[half], group_most[half], most[half], first_component + half * 128, span,
-                   unit);
+            append(lists, row, s[half], group_most[half], most[half], 2 * tile + half, span);
 }
 
 /* A warpgroup: its 64 rows of each tile of the block. */
@@ -174,13 +172,13 @@ __device__ void screen_rows(WideShared &shared, int rows, const fgmm_sm90_wide &
 {
     const int thread = threadIdx.x % WideShape::kWarpgroup, lane = thread % kWarp;
     const int place = group * WideShape::kGroupRows + thread / kWarp * 16 + lane / 4;
-    const float unit = tables.units->unit32, span = tables.units->span;
+    const float span = tables.units->span;
     const float4 *widths = reinterpret_cast<const float4 *>(tables.widths);
     Ring ring, row_ring;
     float s[2][64];
     for (Walk walk(rows); walk.more(); walk.next()) {
         const int number = walk.first_row() + place;
-        RowLists list = {lists.entries + static_cast<int64_t>(number) * FGMM_CANDIDATES, 0};
+        RowLists list = {lists.entries, number, 0};
         RowState row[2];
         float measure[2]; /* the first of the row's */
         ptx::barrier_wait(&shared.rows_full[row_ring.slot], row_ring.phase);
@@ -202,12 +200,12 @@ __device__ void screen_rows(WideShared &shared, int rows, const fgmm_sm90_wide &
                 for (int h = 0; h < 2; h++)
                     width[half][h] = fmaf(of_tile[half].y, measure[h],
                                           fmaf(of_tile[half].z, row[h].norm, of_tile[half].x));
-            take_tile(list, row, s, width, tile * FGMM_SM90_WIDE_TILE, span, unit);
+            take_tile(list, row, s, width, tile, span);
         }
         if (lane == 0) /* all slabs of these rows have been read */
             ptx::barrier_arrive(&shared.rows_empty[row_ring.slot]);
         row_ring.next(WideShape::kRowTiles);
-        close_lists(list, row, lists.counts + number, rows - number, least, unit);
+        close_lists(list, row, lists.counts, rows, least);
     }
 }
 
