@@ -24,6 +24,7 @@ enum {
     FGMM_SLAB_COLUMNS = 16384,            /* columns of 1,024 doubles in the dense path's slab: 128 MiB */
     FGMM_SCREEN_TILE = 128,               /* components a tile of the screen's tables */
     FGMM_SCREEN_DIMS = 16,                /* the tables' dimensions are padded to a multiple of this */
+    FGMM_SMALL_COMPONENTS = 64,           /* most that small.cu serves */
     FGMM_PAIRS_A_ROW = 4,                 /* places for pairs, on average */
     FGMM_PAIR_COUNTS = 16                 /* counts of pairs are padded to a multiple of this */
 };
@@ -83,7 +84,7 @@ typedef struct {
 
 /* The statistics (model/stats.h) on the device, with the grid. */
 typedef struct {
-    int64_t *n, *s, *q_high, *q_low, *log_high, *log_low, *pairs;
+    int64_t *n, *s, *q_high, *q_low, *log_high, *log_low, *rows, *pairs;
     const double *inverse_bound;    /* [dim], powers of two */
     double inverse_spherical_bound; /* and so are these */
     double inverse_log_bound;
@@ -197,6 +198,58 @@ int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_v
  * be NULL. */
 int fgmm__launch_whiten(const fgmm_row_view *rows, const double *factor, double *exact, float *rounded,
                         fgmm_stream stream);
+/* small.cu: the whole E-step of few components and dimensions, without screen, pairs and dense path. Any
+ * number of rows. multiprocessors: of the device. */
+bool fgmm__small_serves(fgmm_form form, int32_t moment, int32_t k, int32_t dim);
+int fgmm__launch_small(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_stats_view *stats,
+                       int multiprocessors, fgmm_stream stream);
+/* mstep.cu: a mixture between two E-steps, for spherical, diagonal and hard (k-means) components. Everything
+ * but weights, means and covariances is a function of these and of the data's range. */
+typedef struct {
+    double *weights;                  /* [k] */
+    double *means;                    /* [k][dim], not relative to the origin */
+    double *covariances;              /* [k], diag [k][dim]; NULL for hard */
+    double *offset, *centre, *factor; /* as in fgmm_model_view; its mean and centre are the same here */
+    double *bound, *inverse_bound;    /* [dim]: of the grid */
+} fgmm_mixture_view;
+
+/* What the host learns of a mixture, and of the E-step that it was made from. */
+typedef struct {
+    int64_t log_high, log_low, rows, pairs; /* as in fgmm_stats_view */
+    int64_t flagged;                        /* components that starved or have no positive variance */
+    double spherical_bound, log_bound;      /* of the grid */
+    /* Of components with a finite offset: the largest |mean - origin| in any dimension, the largest factor on
+     * the squared distance and |offset|, the sum of log2 of the factors, the number of components. Factors
+     * are those of spherical forms. */
+    double spread, factor, offset, factor_logs, live;
+} fgmm_mixture_summary;
+
+/* What one block of a kernel found of its components. */
+typedef struct {
+    double spread, factor, offset, factor_logs, live, flagged;
+    double least_log, most_log; /* bounds of a row's log2-density */
+} fgmm_mixture_part;
+
+enum { FGMM_MSTEP_BLOCKS = 1024 };
+
+typedef struct {
+    fgmm_form form;
+    bool hard;
+    int32_t k, dim;
+    int64_t rows;                   /* that the E-step saw, to be written to its words; 0: they hold it */
+    double reg_covar, starved_rows; /* components that hold fewer rows starve */
+    const double *origin;           /* [dim] */
+    const double *low, *high;       /* [dim] range of all rows and the origin, relative to it */
+    double *most;                   /* [2][dim]: -low and high, extended by the means; [dim] each */
+    fgmm_mixture_part *parts;       /* [FGMM_MSTEP_BLOCKS] */
+    int32_t *finished;              /* 0; left so */
+} fgmm_mstep_view;
+
+/* Starts: the rest of `next` from its weights, means and covariances. stats NULL: *out has no E-step's sums.
+ * Else these come first, from the sums of the E-step over `old`. out: device memory. */
+int fgmm__launch_mstep(const fgmm_mstep_view *view, const fgmm_mixture_view *old,
+                       const fgmm_stats_view *stats, const fgmm_mixture_view *next, fgmm_mixture_summary *out,
+                       fgmm_stream stream);
 /* neighbors.cu: hits [capacity] (fgmm_hit), n_hits counts on past the capacity. */
 typedef struct {
     const float *queries;  /* [n][dim] */

@@ -22,6 +22,36 @@ typedef struct {
                         float64, terms added in the order of dimensions */
 } fgmm_hit;
 
+/* What stays the same in a fit whose parameters live with the backend. */
+typedef struct {
+    int64_t rows;            /* of the whole dataset */
+    const double *min, *max; /* [dim] range of all rows */
+    double reg_covar;
+} fgmm_em_terms;
+
+/* What the host learns of an iteration there. */
+typedef struct {
+    double log; /* as fgmm__stats_log */
+    int64_t rows, pairs;
+    bool flagged; /* a component starved or is not positive definite: there is no M-step, the parameters stay
+                   */
+} fgmm_em_step;
+
+/* EM with parameters that stay with the backend: load, then E-step after E-step (begin, estep_tile..., end),
+ * each with an M-step behind it. Other uses of the backend between two E-steps are allowed. */
+typedef struct {
+    bool (*serves)(fgmm_algorithm algorithm, fgmm_covariance covariance);
+    /* Copies weights, means and covariances; everything else is derived from them, as after an M-step. */
+    fgmm_status (*load)(fgmm_backend *backend, const fgmm_model *model, const fgmm_em_terms *terms);
+    fgmm_status (*begin)(fgmm_backend *backend);
+    /* Collective: sums over all ranks, the M-step. */
+    fgmm_status (*end)(fgmm_backend *backend, fgmm_em_step *step);
+    /* What the last E-step found, on every rank; the caller destroys both. */
+    fgmm_status (*sums)(fgmm_backend *backend, fgmm_grid **grid, fgmm_stats **stats);
+    /* Weights, means and covariances as they are now, into a model of the same shape. */
+    fgmm_status (*fetch)(fgmm_backend *backend, fgmm_model *model);
+} fgmm_resident_ops;
+
 typedef struct {
     const char *name; /* "cpu", "cuda" */
     /* Local. threads: CPU threads to use. device: NULL for the CPU. */
@@ -38,6 +68,7 @@ typedef struct {
                                const fgmm_grid *grid, fgmm_moment moment, bool want_sums);
     fgmm_status (*estep_tile)(fgmm_backend *backend, const fgmm_tile *tile);
     fgmm_status (*estep_end)(fgmm_backend *backend, fgmm_stats *stats);
+    const fgmm_resident_ops *resident; /* NULL: the M-step is the host's (model/mstep.h) */
 
     /* Assignment: the `top` most likely components of each row (top <= FGMM_MAX_TOP), most likely first, ties
      * to the smaller number. Results lie in host memory when assign_tile returns: labels [rows][top] (-1
@@ -74,8 +105,6 @@ struct fgmm_backend {
 extern const fgmm_backend_ops fgmm__backend_cpu;
 extern const fgmm_backend_ops fgmm__backend_cuda; /* defined when built with CUDA (FGMM_HAVE_CUDA) */
 
-/* The table of the kind that computes on GPUs, or of the other; NULL where it was not built. */
-const fgmm_backend_ops *fgmm__backend_ops_of(bool gpus);
 /* Collective: the backend of an opened device (NULL: CPU). */
 fgmm_status fgmm__backend_create(fgmm_comm *comm, fgmm_device *device, int threads, fgmm_backend **out);
 void fgmm__backend_destroy(fgmm_backend *backend); /* accepts NULL */

@@ -30,7 +30,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_WORDS] = "statistics",
     [BUFFER_INVERSE_BOUND] = "the grid",
     [BUFFER_PAIRS] = "pairs of rows and components",
-    [BUFFER_PAIR_COUNTS] = "counts of pairs",
+    [BUFFER_MIXTURES] = "the mixture of a fit",
+    [BUFFER_MSTEP] = "the M-step",
     [BUFFER_TOP_VALUE] = "the most likely components",
     [BUFFER_TOP_COMPONENT] = "the most likely components",
     [BUFFER_LABELS] = "labels",
@@ -78,11 +79,11 @@ static void cuda_destroy(fgmm_backend *backend)
     fgmm__stream_sync(cuda->stream, NULL); /* buffers may be in use after a failure */
     for (int b = 0; b < BUFFER_COUNT; b++)
         fgmm__device_free(backend->device, cuda->buffers[b].pointer);
-    for (int slot = 0; slot < 2; slot++) {
-        fgmm__pinned_free(backend->device, cuda->dense_counts[slot]);
+    fgmm__pinned_free(backend->device, cuda->dense_counts);
+    for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         fgmm__gpu_event_destroy(cuda->counts_ready[slot]);
-    }
     fgmm__pinned_free(backend->device, cuda->assign.staging);
+    fgmm__cuda_mixture_free(cuda);
     fgmm__cuda_staging_free(cuda);
     free(cuda);
 }
@@ -109,11 +110,10 @@ static fgmm_status cuda_create(fgmm_comm *comm, fgmm_device *device, int threads
     cuda->base = (fgmm_backend){&fgmm__backend_cuda, comm, device, threads};
     cuda->stream = fgmm__device_stream(device);
     FGMM_TRY(find_hopper(&cuda->hopper));
-    for (int slot = 0; slot < 2; slot++) {
-        FGMM_TRY(fgmm__pinned_alloc(device, FGMM_CHUNK_QUANTA * sizeof(int32_t), "counts of dense rows",
-                                    (void **)&cuda->dense_counts[slot]));
+    FGMM_TRY(fgmm__pinned_alloc(device, FGMM_CHUNKS_UNDER_WAY * FGMM_CHUNK_QUANTA * sizeof(int32_t),
+                                "counts of dense rows", (void **)&cuda->dense_counts));
+    for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         FGMM_TRY(fgmm__gpu_event_create(device, &cuda->counts_ready[slot]));
-    }
     *out = &cuda->base;
     cuda = NULL;
 cleanup:
@@ -125,9 +125,10 @@ cleanup:
 static int64_t cuda_workspace_bytes(fgmm_covariance shape, fgmm_moment moment, int32_t k, int32_t dim)
 {
     fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL || moment == FGMM_MOMENT_FULL,
-                                              FGMM_CHUNK_QUANTA);
-    return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_estep_bytes(&plan, moment, k, dim) +
-           fgmm__cuda_plan_bytes(&plan, shape, dim) + fgmm__cuda_assign_bytes(shape, k, dim);
+                                              FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
+    return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_mixture_bytes(shape, k, dim) +
+           fgmm__cuda_estep_bytes(&plan, moment, k, dim) + fgmm__cuda_plan_bytes(&plan, shape, dim) +
+           fgmm__cuda_assign_bytes(shape, k, dim);
 }
 
 const fgmm_backend_ops fgmm__backend_cuda = {
@@ -138,6 +139,7 @@ const fgmm_backend_ops fgmm__backend_cuda = {
     .estep_begin = fgmm__cuda_estep_begin,
     .estep_tile = fgmm__cuda_estep_tile,
     .estep_end = fgmm__cuda_estep_end,
+    .resident = &fgmm__cuda_resident_ops,
     .assign_begin = fgmm__cuda_assign_begin,
     .assign_tile = fgmm__cuda_assign_tile,
     .queries_begin = fgmm__cuda_queries_begin,

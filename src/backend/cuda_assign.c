@@ -4,6 +4,9 @@
 
 #include <string.h>
 
+/* One is computed while the results of the other come home. */
+enum { CHUNKS = 2 };
+
 /* Fewer rows a chunk when each has many labels: the results of a chunk stay near 10 MB. */
 static int32_t chunk_quanta(int32_t top)
 {
@@ -11,7 +14,7 @@ static int32_t chunk_quanta(int32_t top)
     return quanta < FGMM_CHUNK_QUANTA ? quanta : FGMM_CHUNK_QUANTA;
 }
 
-/* Results of the two chunks under way: per slot labels [rows][top], responsibilities [rows][top],
+/* Results of the chunks under way: per slot labels [rows][top], responsibilities [rows][top],
  * log-densities [rows]. */
 static size_t chunk_rows(const fgmm__cuda_assign *assign)
 {
@@ -22,10 +25,11 @@ int64_t fgmm__cuda_assign_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
 {
     int64_t most = 0;
     for (int32_t top = 1; top <= FGMM_MAX_TOP; top *= 2) {
-        fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL, chunk_quanta(top));
+        fgmm__cuda_plan plan =
+            fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL, chunk_quanta(top), CHUNKS);
         int64_t chunk = (int64_t)plan.chunk_quanta * FGMM_QUANTUM,
                 group = (int64_t)plan.group_quanta * FGMM_QUANTUM;
-        int64_t bytes = 2 * chunk * (8 * top + 8) + group * 12 * top;
+        int64_t bytes = CHUNKS * chunk * (8 * top + 8) + group * 12 * top;
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -40,15 +44,16 @@ fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components
     if (top < 1 || top > FGMM_MAX_TOP)
         FGMM_FAIL(FGMM_ERR_INPUT, "%d components a row asked for; 1 to %d are possible", top, FGMM_MAX_TOP);
     FGMM_TRY(fgmm__cuda_load_model(cuda, components));
+    FGMM_TRY(fgmm__cuda_make_tables(cuda, fgmm__cuda_range_of(cuda, components)));
     a->top = top;
     a->plan = fgmm__cuda_plan_of(components->shape, components->k, components->dim,
-                                 components->shape == FGMM_FULL, chunk_quanta(top));
-    FGMM_TRY(fgmm__cuda_reserve_plan(cuda, &a->plan));
+                                 components->shape == FGMM_FULL, chunk_quanta(top), CHUNKS);
+    FGMM_TRY(fgmm__cuda_begin_pass(cuda, &a->plan));
     size_t rows = chunk_rows(a), labels = rows * (size_t)top,
            group = (size_t)a->plan.group_quanta * FGMM_QUANTUM;
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_LABELS, 2 * labels * sizeof(int32_t), &unused));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_RESPONSIBILITIES, 2 * labels * sizeof(float), &unused));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_LOG_DENSITY, 2 * rows * sizeof(double), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_LABELS, CHUNKS * labels * sizeof(int32_t), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_RESPONSIBILITIES, CHUNKS * labels * sizeof(float), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_LOG_DENSITY, CHUNKS * rows * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TOP_VALUE, group * (size_t)top * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TOP_COMPONENT, group * (size_t)top * sizeof(int32_t), &unused));
     size_t staging = labels * (sizeof(int32_t) + sizeof(float)) + rows * sizeof(double);
@@ -140,5 +145,6 @@ fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile,
     a->labels = labels;
     a->responsibilities = responsibilities;
     a->log_density = log_density;
-    return fgmm__cuda_run_tile(cuda, &a->plan, &pass, tile);
+    fgmm_status status = fgmm__cuda_run_tile(cuda, &a->plan, &pass, tile);
+    return status != FGMM_OK ? status : fgmm__cuda_end_pass(cuda, &a->plan, &pass);
 }

@@ -1,6 +1,6 @@
 /* The CUDA backend's own parts. A tile is worked on in chunks of whole quanta. In a chunk the screen leaves a
  * few candidates of each row, which are finished at once (sparse); rows with more are gathered and go the
- * dense path, group by group of quanta. Which rows those are the host learns a chunk later, so that the
+ * dense path, group by group of quanta. Which rows those are the host learns some chunks later, so that the
  * device never waits for it. */
 #ifndef FGMM_BACKEND_CUDA_BACKEND_H
 #define FGMM_BACKEND_CUDA_BACKEND_H
@@ -59,7 +59,8 @@ typedef enum {
     BUFFER_WORDS,
     BUFFER_INVERSE_BOUND,
     BUFFER_PAIRS,
-    BUFFER_PAIR_COUNTS,
+    BUFFER_MIXTURES,
+    BUFFER_MSTEP,
     BUFFER_TOP_VALUE,
     BUFFER_TOP_COMPONENT,
     BUFFER_LABELS,
@@ -95,12 +96,16 @@ typedef struct {
     int32_t group_quanta;     /* of the dense path */
     int32_t group_components; /* components a pass of the dense path */
     int64_t operand_bytes;    /* of the wide screen, where it serves */
+    int32_t chunks;           /* under way at a time, at most FGMM_CHUNKS_UNDER_WAY */
     bool all_dense;
 } fgmm__cuda_plan;
 
-/* A chunk on its way; two are under way at a time. */
+/* Chunks whose dense rows the host has not looked after yet. A look costs a wait only at the end of a pass.
+ */
+enum { FGMM_CHUNKS_UNDER_WAY = 8 };
+
 typedef struct {
-    int slot;               /* 0 or 1: which half of double buffers it uses */
+    int slot;               /* which part of the buffers it uses, < plan.chunks */
     int64_t first;          /* row of the tile */
     fgmm_row_view original; /* as stored */
     fgmm_row_view metric; /* rows that distances are taken of: whitened in float64 for tied, else as stored */
@@ -125,7 +130,25 @@ typedef struct {
     fgmm_pair_view pairs;
     size_t n_words;
     int64_t rows; /* of this rank, so far */
+    bool small;   /* kernels/generic/small.cu does all of it */
 } fgmm__cuda_estep;
+
+/* The mixture of a fit that stays here (cuda_mixture.c). The M-step makes the next one of two from the other.
+ */
+typedef struct {
+    fgmm_mstep_view view;
+    fgmm_moment moment;
+    int bits; /* of the grid */
+    struct {
+        fgmm_mixture_view view;
+        fgmm_mixture_summary summary;
+    } sides[2];
+    int now;                       /* the side that holds the parameters */
+    int summed;                    /* that of the last E-step */
+    float *origin32;               /* [dim padded] */
+    fgmm_mixture_summary *summary; /* device */
+    fgmm_mixture_summary *home;    /* pinned */
+} fgmm__cuda_resident;
 
 typedef struct {
     fgmm__cuda_plan plan;
@@ -149,10 +172,15 @@ struct fgmm__cuda_backend {
         char *pointer; /* pinned */
         size_t bytes, used;
     } staging;
-    int32_t *dense_counts[2]; /* [FGMM_CHUNK_QUANTA], pinned: of the chunk in this slot */
-    fgmm_gpu_event *counts_ready[2];
+    int32_t *dense_counts; /* [FGMM_CHUNKS_UNDER_WAY][FGMM_CHUNK_QUANTA], pinned: of the chunk in each slot */
+    fgmm_gpu_event *counts_ready[FGMM_CHUNKS_UNDER_WAY];
+    struct {
+        fgmm__cuda_chunk chunks[FGMM_CHUNKS_UNDER_WAY]; /* by slot */
+        int64_t begun, ended;                           /* of this pass; the slots are used in turn */
+    } queue;
     fgmm__cuda_model model;
     fgmm__cuda_estep estep;
+    fgmm__cuda_resident resident;
     fgmm__cuda_assign assign;
     int64_t n_queries;
     int32_t query_dim;
@@ -172,27 +200,57 @@ fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *fr
 fgmm_status fgmm__cuda_download(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
 void fgmm__cuda_staging_free(fgmm__cuda_backend *cuda);
 
-/* cuda_model.c: takes what it needs of `components`. */
+/* cuda_model.c: takes what it needs of `components`, but makes no tables. */
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *components);
 int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
 fgmm_form fgmm__cuda_form(fgmm_covariance shape);
+/* Chooses the screen of a model whose view and origins are set, and makes its tables: before the pass
+ * begins. */
+fgmm_status fgmm__cuda_make_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range);
+/* The range of components on the host, where a screen wants it. */
+fgmm_sm90_range fgmm__cuda_range_of(const fgmm__cuda_backend *cuda, const fgmm_components *components);
+/* A component this far below a row's best, in bits, is dropped. */
+double fgmm__cuda_keep_bits(fgmm_covariance shape, bool hard, int32_t k);
+/* What the half-precision screen has to hold, of `live` components whose factors' log2 add up to factor_logs.
+ */
+fgmm_sm90_range fgmm__cuda_range(double spread, double factor, double offset, double factor_logs,
+                                 double live);
 
-/* cuda_pass.c. chunk_quanta: at most this many. */
+/* cuda_pass.c. chunk_quanta, chunks: at most this many. */
 fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,
-                                   int32_t chunk_quanta);
+                                   int32_t chunk_quanta, int32_t chunks);
 int64_t fgmm__cuda_plan_bytes(const fgmm__cuda_plan *plan, fgmm_covariance shape, int32_t dim);
-/* Takes the buffers of a pass, so that a tile takes none. */
-fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan);
+/* Begins a pass: takes its buffers, so that a tile takes none, and forgets what is left of the one before. */
+fgmm_status fgmm__cuda_begin_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan);
+/* Dense rows of a lasting tile may be left for later tiles or the end of the pass. */
 fgmm_status fgmm__cuda_run_tile(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
                                 const fgmm__cuda_pass *pass, const fgmm_tile *tile);
+/* Whether chunks are left that have dense rows; all counts have arrived. */
+bool fgmm__cuda_dense_left(const fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan);
+/* Enqueues what is left; waits for the counts of dense rows. */
+fgmm_status fgmm__cuda_end_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                                const fgmm__cuda_pass *pass);
 /* Sets the group to the next range of components; false when there is none. Start with k_count = 0. */
 bool fgmm__cuda_next_components(const fgmm__cuda_plan *plan, int32_t k, fgmm_dense_group *group);
+
+/* cuda_estep.c. An E-step over the model that is loaded, with the tables it needs; its grid is the caller's
+ * to set. */
+fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shape, fgmm_moment moment,
+                                  bool want_sums, fgmm_sm90_range range);
+/* The scalars of a grid; inverse_bound is apart. */
+void fgmm__cuda_set_grid(fgmm_stats_view *view, double spherical_bound, double log_bound, int bits);
+extern const fgmm__cuda_pass fgmm__cuda_estep_pass;
 
 fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components *components,
                                    const fgmm_grid *grid, fgmm_moment moment, bool want_sums);
 fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile);
 fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats);
 int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim);
+
+/* cuda_mixture.c */
+extern const fgmm_resident_ops fgmm__cuda_resident_ops;
+int64_t fgmm__cuda_mixture_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
+void fgmm__cuda_mixture_free(fgmm__cuda_backend *cuda);
 
 fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components *components, int32_t top);
 fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,

@@ -9,6 +9,12 @@ static size_t word_count(fgmm_moment moment, int32_t k, int32_t dim)
     return (size_t)k * (1 + (size_t)dim + 2 * fgmm__moment_count(moment, dim)) + 4;
 }
 
+/* Counts of pairs follow the words, so that both are cleared at one time; they are read in 16-byte pieces. */
+static size_t padded_words(fgmm_moment moment, int32_t k, int32_t dim)
+{
+    return (word_count(moment, k, dim) + 1) / 2 * 2;
+}
+
 /* Places for the pairs of a chunk. */
 static size_t pair_count(const fgmm__cuda_plan *plan)
 {
@@ -33,24 +39,24 @@ static size_t pair_count_bytes(int32_t k)
 
 int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim)
 {
-    return (int64_t)(8 * (word_count(moment, k, dim) + (size_t)dim) + pair_bytes(plan) + pair_count_bytes(k));
+    return (int64_t)(8 * (padded_words(moment, k, dim) + (size_t)dim) + pair_bytes(plan) +
+                     pair_count_bytes(k));
 }
 
-/* Takes the buffers for sorting pairs and zeroes the counts. */
-static fgmm_status make_pairs(fgmm__cuda_backend *cuda, int32_t k)
+/* Takes the buffers for sorting pairs; counts: zero. */
+static fgmm_status make_pairs(fgmm__cuda_backend *cuda, int32_t k, void *counts)
 {
     fgmm_status status = FGMM_OK;
     fgmm_pair_view *pairs = &cuda->estep.pairs;
     const fgmm__cuda_plan *plan = &cuda->estep.plan;
     size_t capacity = pair_count(plan);
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_PAIRS, pair_bytes(plan), &pairs->pairs));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_PAIR_COUNTS, pair_count_bytes(k), &pairs->counts));
     pairs->sorted = pairs->pairs + capacity;
     pairs->weights = (fgmm_pair_weight *)(pairs->sorted + capacity);
+    pairs->counts = counts;
     pairs->offsets = pairs->counts + padded_counts(k);
     pairs->state = (fgmm_pair_state *)(pairs->offsets + padded_counts(k));
     pairs->capacity = (int32_t)capacity;
-    FGMM_CUDA(cudaMemsetAsync(pairs->counts, 0, pair_count_bytes(k), cuda->stream));
 cleanup:
     return status;
 }
@@ -66,7 +72,15 @@ static void place_words(fgmm_stats_view *view, int64_t *words, fgmm_moment momen
     view->q_low = view->q_high + q;
     view->log_high = view->q_low + q;
     view->log_low = view->log_high + 1;
+    view->rows = view->log_high + 2;
     view->pairs = view->log_high + 3;
+}
+
+void fgmm__cuda_set_grid(fgmm_stats_view *view, double spherical_bound, double log_bound, int bits)
+{
+    view->inverse_spherical_bound = 1 / spherical_bound;
+    view->inverse_log_bound = 1 / log_bound;
+    view->one = ldexp(1, bits);
 }
 
 static fgmm_status put_grid(fgmm__cuda_backend *cuda, const fgmm_grid *grid)
@@ -79,11 +93,38 @@ static fgmm_status put_grid(fgmm__cuda_backend *cuda, const fgmm_grid *grid)
         inverse[d] = 1 / grid->bound[d];
     FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_INVERSE_BOUND, inverse, (size_t)grid->dim * sizeof(double),
                             &view->inverse_bound));
-    view->inverse_spherical_bound = 1 / grid->spherical_bound;
-    view->inverse_log_bound = 1 / grid->log_bound;
-    view->one = ldexp(1, grid->bits);
+    fgmm__cuda_set_grid(view, grid->spherical_bound, grid->log_bound, grid->bits);
 cleanup:
     free(inverse);
+    return status;
+}
+
+fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shape, fgmm_moment moment,
+                                  bool want_sums, fgmm_sm90_range range)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_estep *e = &cuda->estep;
+    int32_t k = cuda->model.view.k, dim = cuda->model.view.dim;
+    size_t bytes = padded_words(moment, k, dim) * sizeof(int64_t) + pair_count_bytes(k);
+    int64_t *words = NULL;
+    *e = (fgmm__cuda_estep){.n_words = word_count(moment, k, dim)};
+    e->small = !cuda->model.tied && fgmm__small_serves(cuda->model.view.form, (int32_t)moment, k, dim);
+    e->stats.moment = (int32_t)moment;
+    e->stats.sums = want_sums;
+    e->plan =
+        fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL || (want_sums && moment == FGMM_MOMENT_FULL),
+                           FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
+    cuda->queue.begun = cuda->queue.ended = 0;
+    if (!e->small) {
+        FGMM_TRY(fgmm__cuda_make_tables(cuda, range));
+        FGMM_TRY(fgmm__cuda_begin_pass(cuda, &e->plan));
+    }
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, bytes, &words));
+    FGMM_CUDA(cudaMemsetAsync(words, 0, bytes, cuda->stream));
+    place_words(&e->stats, words, moment, k, dim);
+    if (!e->plan.all_dense && !e->small)
+        FGMM_TRY(make_pairs(cuda, k, words + padded_words(moment, k, dim)));
+cleanup:
     return status;
 }
 
@@ -92,25 +133,12 @@ fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components 
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
-    fgmm__cuda_estep *e = &cuda->estep;
-    int32_t k = components->k, dim = components->dim;
-    int64_t *words = NULL;
     if (moment == FGMM_MOMENT_SPHERICAL && components->shape != FGMM_SPHERICAL)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "spherical moments are gathered for spherical components only");
-    *e = (fgmm__cuda_estep){.n_words = word_count(moment, k, dim)};
-    e->stats.moment = (int32_t)moment;
-    e->stats.sums = want_sums;
     FGMM_TRY(fgmm__cuda_load_model(cuda, components));
-    e->plan = fgmm__cuda_plan_of(components->shape, k, dim,
-                                 components->shape == FGMM_FULL || (want_sums && moment == FGMM_MOMENT_FULL),
-                                 FGMM_CHUNK_QUANTA);
-    FGMM_TRY(fgmm__cuda_reserve_plan(cuda, &e->plan));
-    if (!e->plan.all_dense)
-        FGMM_TRY(make_pairs(cuda, k));
+    FGMM_TRY(fgmm__cuda_estep_open(cuda, components->shape, moment, want_sums,
+                                   fgmm__cuda_range_of(cuda, components)));
     FGMM_TRY(put_grid(cuda, grid));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, e->n_words * sizeof(int64_t), &words));
-    FGMM_CUDA(cudaMemsetAsync(words, 0, e->n_words * sizeof(int64_t), cuda->stream));
-    place_words(&e->stats, words, moment, k, dim);
 cleanup:
     return status;
 }
@@ -155,12 +183,36 @@ cleanup:
     return status;
 }
 
+/* A tile at one time; launches of more rows than 2^30 are cut. */
+static fgmm_status add_small(fgmm__cuda_backend *cuda, const fgmm_tile *tile)
+{
+    fgmm_status status = FGMM_OK;
+    const int64_t most = 1 << 30;
+    size_t row_bytes = (size_t)tile->dim * fgmm_dtype_bytes(tile->dtype);
+    fgmm_row_view rows = {.origin = cuda->model.origin,
+                          .origin32 = cuda->model.origin32,
+                          .type = (fgmm_row_type)tile->dtype,
+                          .dim = tile->dim};
+    for (int64_t first = 0; first < tile->rows; first += most) {
+        int64_t left = tile->rows - first;
+        rows.data = (const char *)tile->data + (size_t)first * row_bytes;
+        rows.rows = (int32_t)(left < most ? left : most);
+        FGMM_LAUNCH(fgmm__launch_small(&rows, &cuda->model.view, &cuda->estep.stats,
+                                       fgmm__device_multiprocessors(cuda->base.device), cuda->stream));
+    }
+cleanup:
+    return status;
+}
+
+const fgmm__cuda_pass fgmm__cuda_estep_pass = {.least = 1, .sparse = add_sparse, .dense = add_dense};
+
 fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile)
 {
-    static const fgmm__cuda_pass pass = {.least = 1, .sparse = add_sparse, .dense = add_dense};
     fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
     cuda->estep.rows += tile->rows;
-    return fgmm__cuda_run_tile(cuda, &cuda->estep.plan, &pass, tile);
+    if (cuda->estep.small)
+        return add_small(cuda, tile);
+    return fgmm__cuda_run_tile(cuda, &cuda->estep.plan, &fgmm__cuda_estep_pass, tile);
 }
 
 fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats)
@@ -172,7 +224,8 @@ fgmm_status fgmm__cuda_estep_end(fgmm_backend *backend, fgmm_stats *stats)
     if (stats->n_words != e->n_words)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "statistics of another shape: %zu words, the E-step has %zu",
                   stats->n_words, e->n_words);
-    FGMM_TRY(fgmm__cuda_upload(cuda, e->stats.log_high + 2, &e->rows, sizeof e->rows));
+    FGMM_TRY(fgmm__cuda_end_pass(cuda, &e->plan, &fgmm__cuda_estep_pass));
+    FGMM_TRY(fgmm__cuda_upload(cuda, e->stats.rows, &e->rows, sizeof e->rows));
     if (backend->comm != NULL)
         FGMM_TRY(fgmm__comm_sum_i64_device(backend->comm, words, e->n_words, cuda->stream));
     FGMM_TRY(fgmm__cuda_download(cuda, stats->words, words, e->n_words * sizeof(int64_t)));

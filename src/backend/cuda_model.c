@@ -110,7 +110,7 @@ cleanup:
     return status;
 }
 
-static fgmm_status make_tables(fgmm__cuda_backend *cuda)
+static fgmm_status make_generic_tables(fgmm__cuda_backend *cuda)
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_model *model = &cuda->model;
@@ -132,27 +132,33 @@ cleanup:
     return status;
 }
 
-/* What the half-precision screen has to hold. Rows further out than it holds are computed elsewhere, so
+/* Rows further out than it holds are computed elsewhere, so
  * `spread` need not bound the data. A component of a few equal rows has a factor far above all others, and
  * fp16 covers no such range: the screen takes it for 2^18 times the typical one. */
+fgmm_sm90_range fgmm__cuda_range(double spread, double factor, double offset, double factor_logs, double live)
+{
+    return (fgmm_sm90_range){
+        .spread = spread > 0 ? exp2(ceil(log2(spread))) : 1,
+        .factor = live > 0 ? fmin(factor, exp2(factor_logs / live + 18)) : 1,
+        .offset = offset,
+    };
+}
+
 static fgmm_sm90_range range_of(const fgmm_components *c)
 {
-    fgmm_sm90_range range = {0};
-    double spread = 0, logs = 0, live = 0;
+    double spread = 0, most = 0, offset = 0, logs = 0, live = 0;
     for (int32_t k = 0; k < c->k; k++) {
         if (isinf(c->offsets[k]))
             continue;
         double factor = c->hard ? 1 : c->factors[k] * c->factors[k];
-        range.factor = fmax(range.factor, factor);
-        range.offset = fmax(range.offset, fabs(c->offsets[k]));
+        most = fmax(most, factor);
+        offset = fmax(offset, fabs(c->offsets[k]));
         logs += log2(factor);
         live++;
         for (int32_t d = 0; d < c->dim; d++)
             spread = fmax(spread, fabs(c->means[(size_t)k * (size_t)c->dim + (size_t)d]));
     }
-    range.spread = spread > 0 ? exp2(ceil(log2(spread))) : 1;
-    range.factor = live > 0 ? fmin(range.factor, exp2(logs / live + 18)) : 1;
-    return range;
+    return fgmm__cuda_range(spread, most, offset, logs, live);
 }
 
 static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range)
@@ -187,10 +193,32 @@ cleanup:
 
 /* A component of few rows is flat in most directions, and its variance there is what far rows of tiny
  * responsibilities bring; types with a variance a direction keep those rows too. */
-static double keep_bits(const fgmm_components *c)
+double fgmm__cuda_keep_bits(fgmm_covariance shape, bool hard, int32_t k)
 {
-    bool by_direction = c->shape == FGMM_DIAG || c->shape == FGMM_FULL;
-    return c->hard ? 0 : FGMM_MASS_BITS + (by_direction ? 52 : 0) + ceil(log2(c->k));
+    bool by_direction = shape == FGMM_DIAG || shape == FGMM_FULL;
+    return hard ? 0 : FGMM_MASS_BITS + (by_direction ? 52 : 0) + ceil(log2(k));
+}
+
+static fgmm_sm90_screen screen_of(const fgmm__cuda_backend *cuda)
+{
+    const fgmm_model_view *view = &cuda->model.view;
+    return cuda->hopper ? fgmm__sm90_serves(view->form, cuda->model.tied, view->k, view->dim)
+                        : FGMM_SM90_NONE;
+}
+
+fgmm_sm90_range fgmm__cuda_range_of(const fgmm__cuda_backend *cuda, const fgmm_components *components)
+{
+    return screen_of(cuda) == FGMM_SM90_NARROW ? range_of(components) : (fgmm_sm90_range){0};
+}
+
+fgmm_status fgmm__cuda_make_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range)
+{
+    cuda->model.screen = screen_of(cuda);
+    if (cuda->model.screen == FGMM_SM90_NARROW)
+        return make_sm90_tables(cuda, range);
+    if (cuda->model.screen == FGMM_SM90_WIDE)
+        return make_wide_tables(cuda);
+    return cuda->model.view.form != FGMM_FORM_FULL ? make_generic_tables(cuda) : FGMM_OK;
 }
 
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *c)
@@ -202,7 +230,7 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
                                     .hard = c->hard,
                                     .k = c->k,
                                     .dim = c->dim,
-                                    .keep_bits = keep_bits(c)};
+                                    .keep_bits = fgmm__cuda_keep_bits(c->shape, c->hard, c->k)};
     FGMM_CUDA(cudaGetLastError());
     FGMM_TRY(put_origin(cuda, c));
     FGMM_TRY(
@@ -213,14 +241,6 @@ fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_component
     model->view.mean = model->view.centre;
     if (model->tied)
         FGMM_TRY(whiten_means(cuda, c));
-    if (cuda->hopper)
-        model->screen = fgmm__sm90_serves(model->view.form, model->tied, c->k, c->dim);
-    if (model->screen == FGMM_SM90_NARROW)
-        FGMM_TRY(make_sm90_tables(cuda, range_of(c)));
-    else if (model->screen == FGMM_SM90_WIDE)
-        FGMM_TRY(make_wide_tables(cuda));
-    else if (model->view.form != FGMM_FORM_FULL)
-        FGMM_TRY(make_tables(cuda));
 cleanup:
     return status;
 }

@@ -1,7 +1,8 @@
-/* A tile, chunk by chunk: screen, sparse rows at once, dense rows one chunk later. */
+/* A pass over tiles, chunk by chunk: screen, sparse rows at once, dense rows some chunks later. */
 #include "backend/cuda_backend.h"
 
-static const int64_t whitened_bytes = 128 << 20; /* of both chunks under way */
+enum { WHITENED_CHUNKS = 2 };
+static const int64_t whitened_bytes = 128 << 20; /* of all chunks under way */
 
 static int32_t clamp(int64_t value, int32_t most)
 {
@@ -9,11 +10,14 @@ static int32_t clamp(int64_t value, int32_t most)
 }
 
 fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,
-                                   int32_t chunk_quanta)
+                                   int32_t chunk_quanta, int32_t chunks)
 {
-    fgmm__cuda_plan plan = {.chunk_quanta = chunk_quanta, .all_dense = all_dense};
-    if (shape == FGMM_TIED)
-        plan.chunk_quanta = clamp(whitened_bytes / (2 * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
+    fgmm__cuda_plan plan = {.chunk_quanta = chunk_quanta, .chunks = chunks, .all_dense = all_dense};
+    if (shape == FGMM_TIED) {
+        plan.chunks = clamp(chunks, WHITENED_CHUNKS);
+        plan.chunk_quanta =
+            clamp(whitened_bytes / (plan.chunks * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
+    }
     plan.group_components = clamp(k, FGMM_SLAB_COLUMNS);
     plan.group_quanta = clamp(FGMM_SLAB_COLUMNS / plan.group_components, plan.chunk_quanta);
     if (!all_dense && fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim) == FGMM_SM90_WIDE)
@@ -32,19 +36,20 @@ int64_t fgmm__cuda_plan_bytes(const fgmm__cuda_plan *plan, fgmm_covariance shape
     size_t bytes = (size_t)plan->operand_bytes;
     if (!plan->all_dense)
         bytes += chunk * (FGMM_CANDIDATES * sizeof(fgmm_candidate) + sizeof(int32_t));
-    bytes += 2 * (chunk + (size_t)plan->chunk_quanta) * sizeof(int32_t);
+    bytes += (size_t)plan->chunks * (chunk + (size_t)plan->chunk_quanta) * sizeof(int32_t);
     bytes += group * ((size_t)plan->group_components * 8 + 8 + 8 + 4);
     if (shape == FGMM_TIED)
-        bytes += 2 * chunk * (size_t)dim * 12;
+        bytes += (size_t)plan->chunks * chunk * (size_t)dim * 12;
     return (int64_t)bytes;
 }
 
-fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan)
+fgmm_status fgmm__cuda_begin_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan)
 {
     fgmm_status status = FGMM_OK;
     size_t chunk = quantum_rows(plan->chunk_quanta), group = quantum_rows(plan->group_quanta);
-    size_t dim = (size_t)cuda->model.view.dim;
+    size_t dim = (size_t)cuda->model.view.dim, chunks = (size_t)plan->chunks;
     void *unused;
+    cuda->queue.begun = cuda->queue.ended = 0;
     if (!plan->all_dense) {
         FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_CANDIDATES, chunk * FGMM_CANDIDATES * sizeof(fgmm_candidate),
                                     &unused));
@@ -52,17 +57,17 @@ fgmm_status fgmm__cuda_reserve_plan(fgmm__cuda_backend *cuda, const fgmm__cuda_p
     }
     if (cuda->model.screen == FGMM_SM90_WIDE)
         FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_OPERAND, (size_t)plan->operand_bytes, &unused));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_ROWS, 2 * chunk * sizeof(int32_t), &unused));
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_COUNTS, 2 * (size_t)plan->chunk_quanta * sizeof(int32_t),
-                                &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_ROWS, chunks * chunk * sizeof(int32_t), &unused));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_DENSE_COUNTS,
+                                chunks * (size_t)plan->chunk_quanta * sizeof(int32_t), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SLAB, group * (size_t)plan->group_components * sizeof(double),
                                 &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_MAX, group * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_SUM, group * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_BEST, group * sizeof(int32_t), &unused));
     if (cuda->model.tied) {
-        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED, 2 * chunk * dim * sizeof(double), &unused));
-        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED32, 2 * chunk * dim * sizeof(float), &unused));
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED, chunks * chunk * dim * sizeof(double), &unused));
+        FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED32, chunks * chunk * dim * sizeof(float), &unused));
     }
 cleanup:
     return status;
@@ -75,7 +80,8 @@ static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *p
     fgmm_status status = FGMM_OK;
     const fgmm__cuda_model *model = &cuda->model;
     int64_t left = tile->rows - first, chunk_rows = (int64_t)quantum_rows(plan->chunk_quanta);
-    size_t dim = (size_t)tile->dim, half = (size_t)slot * (size_t)chunk_rows;
+    size_t dim = (size_t)tile->dim,
+           place = (size_t)slot * (size_t)chunk_rows; /* where the slot's rows begin */
     *chunk = (fgmm__cuda_chunk){.slot = slot, .first = first};
     chunk->original = (fgmm_row_view){
         .data = (const char *)tile->data + (size_t)first * dim * fgmm_dtype_bytes(tile->dtype),
@@ -86,12 +92,12 @@ static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *p
         .dim = tile->dim,
     };
     chunk->metric = chunk->screened = chunk->original;
-    chunk->dense.rows = (int32_t *)cuda->buffers[BUFFER_DENSE_ROWS].pointer + half;
+    chunk->dense.rows = (int32_t *)cuda->buffers[BUFFER_DENSE_ROWS].pointer + place;
     chunk->dense.counts =
         (int32_t *)cuda->buffers[BUFFER_DENSE_COUNTS].pointer + (size_t)slot * (size_t)plan->chunk_quanta;
     if (model->tied) {
-        double *exact = (double *)cuda->buffers[BUFFER_WHITENED].pointer + half * dim;
-        float *rounded = (float *)cuda->buffers[BUFFER_WHITENED32].pointer + half * dim;
+        double *exact = (double *)cuda->buffers[BUFFER_WHITENED].pointer + place * dim;
+        float *rounded = (float *)cuda->buffers[BUFFER_WHITENED32].pointer + place * dim;
         FGMM_LAUNCH(fgmm__launch_whiten(&chunk->original, model->whitening, exact, rounded, cuda->stream));
         chunk->metric.data = exact;
         chunk->metric.type = FGMM_ROWS_F64;
@@ -102,6 +108,11 @@ static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *p
     }
 cleanup:
     return status;
+}
+
+static int32_t *counts_of(const fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk)
+{
+    return cuda->dense_counts + (size_t)chunk->slot * FGMM_CHUNK_QUANTA;
 }
 
 static int32_t quanta_of(const fgmm__cuda_chunk *chunk)
@@ -146,7 +157,7 @@ static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *
         FGMM_LAUNCH(
             fgmm__launch_dense_lists(lists.counts, chunk->original.rows, &chunk->dense, cuda->stream));
     }
-    FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->dense_counts[chunk->slot], chunk->dense.counts,
+    FGMM_TRY(fgmm__device_download(cuda->base.device, counts_of(cuda, chunk), chunk->dense.counts,
                                    (size_t)quanta_of(chunk) * sizeof(int32_t), cuda->stream));
     FGMM_TRY(fgmm__gpu_event_record(cuda->counts_ready[chunk->slot], cuda->stream));
 cleanup:
@@ -158,7 +169,7 @@ static fgmm_status end_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *pl
                              const fgmm__cuda_pass *pass, const fgmm__cuda_chunk *chunk)
 {
     fgmm_status status = FGMM_OK;
-    const int32_t *counts = cuda->dense_counts[chunk->slot];
+    const int32_t *counts = counts_of(cuda, chunk);
     fgmm_dense_group group = {
         .lists = chunk->dense,
         .slab = cuda->buffers[BUFFER_SLAB].pointer,
@@ -194,21 +205,53 @@ bool fgmm__cuda_next_components(const fgmm__cuda_plan *plan, int32_t k, fgmm_den
     return left > 0;
 }
 
+/* The chunk that has waited longest. */
+static fgmm_status end_oldest(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                              const fgmm__cuda_pass *pass)
+{
+    const fgmm__cuda_chunk *chunk = &cuda->queue.chunks[cuda->queue.ended % plan->chunks];
+    cuda->queue.ended++;
+    return end_chunk(cuda, plan, pass, chunk);
+}
+
 fgmm_status fgmm__cuda_run_tile(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
                                 const fgmm__cuda_pass *pass, const fgmm_tile *tile)
 {
     fgmm_status status = FGMM_OK;
-    fgmm__cuda_chunk chunks[2];
-    int slot = 0;
-    int64_t first = 0, chunk_rows = (int64_t)quantum_rows(plan->chunk_quanta);
-    for (; first < tile->rows; first += chunk_rows, slot ^= 1) {
-        FGMM_TRY(open_chunk(cuda, plan, tile, first, slot, &chunks[slot]));
-        FGMM_TRY(begin_chunk(cuda, plan, pass, &chunks[slot]));
-        if (first > 0)
-            FGMM_TRY(end_chunk(cuda, plan, pass, &chunks[slot ^ 1]));
+    int64_t chunk_rows = (int64_t)quantum_rows(plan->chunk_quanta);
+    for (int64_t first = 0; first < tile->rows; first += chunk_rows) {
+        if (cuda->queue.begun - cuda->queue.ended == plan->chunks)
+            FGMM_TRY(end_oldest(cuda, plan, pass));
+        int slot = (int)(cuda->queue.begun % plan->chunks);
+        fgmm__cuda_chunk *chunk = &cuda->queue.chunks[slot];
+        FGMM_TRY(open_chunk(cuda, plan, tile, first, slot, chunk));
+        FGMM_TRY(begin_chunk(cuda, plan, pass, chunk));
+        cuda->queue.begun++;
     }
-    if (first > 0)
-        FGMM_TRY(end_chunk(cuda, plan, pass, &chunks[slot ^ 1]));
+    if (!tile->lasting)
+        FGMM_TRY(fgmm__cuda_end_pass(cuda, plan, pass));
+cleanup:
+    return status;
+}
+
+bool fgmm__cuda_dense_left(const fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan)
+{
+    for (int64_t i = cuda->queue.ended; i < cuda->queue.begun; i++) {
+        const fgmm__cuda_chunk *chunk = &cuda->queue.chunks[i % plan->chunks];
+        const int32_t *counts = counts_of(cuda, chunk);
+        for (int32_t q = 0; q < quanta_of(chunk); q++)
+            if (counts[q] > 0)
+                return true;
+    }
+    return false;
+}
+
+fgmm_status fgmm__cuda_end_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
+                                const fgmm__cuda_pass *pass)
+{
+    fgmm_status status = FGMM_OK;
+    while (cuda->queue.ended < cuda->queue.begun)
+        FGMM_TRY(end_oldest(cuda, plan, pass));
 cleanup:
     return status;
 }

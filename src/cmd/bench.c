@@ -23,7 +23,11 @@ static const char usage[] =
 static const char description[] =
     "Checks the answer against a plain float64 reference, then times; prints one JSON object.\n"
     "estep, kmeans: one E-step (k-means: nearest centroids) over DATA or over rows of a known mixture, "
-    "resident, with the reduction over ranks.\n"
+    "resident, with the reduction over ranks. On a GPU, for spherical, diag and k-means, it is a whole "
+    "iteration "
+    "of fit: parameters are on the device; tables, E-step, reduction, M-step and what the host reads of it "
+    "are "
+    "timed. `timed` says which.\n"
     "gemm: the vendor's large product. copy: within the backend's memory. h2d: pinned host memory to the "
     "GPU. allreduce: 64-bit sums over ranks. read: DATA through the readers.";
 

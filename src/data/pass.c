@@ -174,6 +174,7 @@ static fgmm_status device_tile(fgmm_shard *shard, fgmm_tile *tile)
     if (pass->position < shard->host_begin) {
         tile->rows = tile_end(shard, pass->position, shard->layout.view_rows) - pass->position;
         tile->data = shard->device_rows + (size_t)(pass->position - shard->begin) * shard->row_bytes;
+        tile->lasting = true;
         pass->last = FGMM_TILE_RESIDENT;
         goto cleanup;
     }

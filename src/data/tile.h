@@ -11,6 +11,7 @@ typedef struct {
     int64_t rows;  /* 0: the pass is over. A multiple of FGMM_QUANTUM but at the end of the data */
     int32_t dim;
     fgmm_dtype dtype;
+    bool lasting; /* the data stay as they are until the next pass begins, not until the next tile only */
     const void
         *data; /* [rows][dim] row-major: device memory under the CUDA backend, host memory under the CPU's */
 } fgmm_tile;

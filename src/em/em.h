@@ -16,12 +16,23 @@ struct fgmm_em {
     int64_t max_iter;
     double tol, reg_covar;
     const char *name; /* of the phase, for progress: "k-means start", "iteration" */
-    /* Called by every rank after each complete iteration (stopped = false) and once when a stop was asked for
-     * (true), with the last complete parameters (NULL: there are none yet). Its status counts at the next
-     * agreement. May be NULL. */
+    /* Called with the last complete parameters after iterations at which this rank finds save_is_due (stopped
+     * = false), and by every rank once when a stop was asked for (true; NULL: there are none yet). Its status
+     * counts at the next agreement. May be NULL. */
     fgmm_status (*save)(void *context, const fgmm_model *model, bool stopped);
+    bool (*save_is_due)(void *context);
     void *context;
+    /* Of fgmm__em_run: the parameters live with the backend, and those of the model are behind them. */
+    bool loaded, behind;
 };
+
+/* What an iteration found. */
+typedef struct {
+    double mean_log; /* of the parameters that entered it: a row, in nats; hard: minus the mean squared
+                        distance */
+    int64_t rows, pairs;
+    bool repaired; /* a component was re-seeded */
+} fgmm_em_found;
 
 /* Collective. Runs iterations from model->n_iter on until convergence or max_iter, then judges the final
  * parameters by one last E-step (log-likelihood; k-means: also weights and covariances of the final
@@ -39,8 +50,26 @@ fgmm_status fgmm__em_from_means(fgmm_em *em, fgmm_model *model);
  * log-likelihood alone. */
 fgmm_status fgmm__em_pass(fgmm_em *em, const fgmm_components *components, fgmm_moment moment, bool want_sums,
                           const char *label, fgmm_grid **grid, fgmm_stats **stats);
+/* pass.c. Collective: the rows of an E-step that was begun with status `begun`. */
+fgmm_status fgmm__em_walk(fgmm_em *em, const char *label, fgmm_status begun);
 /* pass.c. Collective: sum of (x-origin)(x-origin)' over all rows, [dim][dim], malloc'd into *out. */
 fgmm_status fgmm__em_scatter(fgmm_em *em, const fgmm_model *model, double **out);
+
+/* em.c. Mean of a sum of log2-densities over rows, in nats; hard: minus the mean squared distance. */
+double fgmm__em_mean_log(double sum, int64_t rows, bool hard);
+/* em.c. Collective: the M-step on the host, a look at the new covariances, and the repair of components that
+ * starved or are not positive definite. The model is changed when all of it is done, and not before. */
+fgmm_status fgmm__em_maximise(fgmm_em *em, fgmm_model *model, const fgmm_components *components,
+                              const fgmm_stats *stats, const fgmm_grid *grid, const double *scatter,
+                              bool *repaired);
+
+/* resident.c. An iteration whose parameters stay with the backend, where that serves the model. */
+bool fgmm__em_resident_serves(const fgmm_em *em, const fgmm_model *model);
+/* Collective. */
+fgmm_status fgmm__em_resident_iterate(fgmm_em *em, fgmm_model *model, const char *label,
+                                      fgmm_em_found *found);
+/* Local: brings the model's parameters up to date. */
+fgmm_status fgmm__em_resident_fetch(fgmm_em *em, fgmm_model *model);
 
 /* repair.c. Collective: re-seeds the flagged components from the rows that `components` explain worst (by
  * log-density, then row number), names them in a warning, and renormalises the weights. */

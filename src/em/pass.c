@@ -22,27 +22,34 @@ cleanup:
     return status;
 }
 
+fgmm_status fgmm__em_walk(fgmm_em *em, const char *label, fgmm_status begun)
+{
+    fgmm_status status = begun;
+    fgmm__progress_begin(label, "rows", fgmm__shard_end(em->shard) - fgmm__shard_begin(em->shard));
+    if (status == FGMM_OK)
+        status = walk(em);
+    if (status == FGMM_ERR_RUNTIME || status == FGMM_ERR_INPUT)
+        fgmm__comm_announce_failure(em->comm);
+    status = fgmm__comm_agree(em->comm, status);
+    fgmm__progress_end();
+    return status;
+}
+
 fgmm_status fgmm__em_pass(fgmm_em *em, const fgmm_components *components, fgmm_moment moment, bool want_sums,
                           const char *label, fgmm_grid **grid, fgmm_stats **stats)
 {
     const fgmm_backend_ops *ops = em->backend->ops;
     if (!want_sums)
         moment = FGMM_MOMENT_NONE;
-    fgmm__progress_begin(label, "rows", fgmm__shard_end(em->shard) - fgmm__shard_begin(em->shard));
     fgmm_status status =
         fgmm__grid_create(fgmm_dataset_rows(em->dataset), em->min, em->max, components, grid);
     if (status == FGMM_OK)
         status = fgmm__stats_create(components->k, components->dim, moment, stats);
     if (status == FGMM_OK)
         status = ops->estep_begin(em->backend, components, *grid, moment, want_sums);
-    if (status == FGMM_OK)
-        status = walk(em);
-    if (status == FGMM_ERR_RUNTIME || status == FGMM_ERR_INPUT)
-        fgmm__comm_announce_failure(em->comm);
-    FGMM_TRY(fgmm__comm_agree(em->comm, status));
+    FGMM_TRY(fgmm__em_walk(em, label, status));
     FGMM_TRY(ops->estep_end(em->backend, *stats));
 cleanup:
-    fgmm__progress_end();
     return status;
 }
 

@@ -118,6 +118,13 @@ static uint64_t hash_options(const fit *f)
 
 /* ---- checkpoints ---- */
 
+static bool save_is_due(void *context)
+{
+    const fit *f = context;
+    return f->options->checkpoint != NULL && fgmm_comm_rank(f->comm) == 0 &&
+           fgmm__seconds() - f->last_save_seconds >= f->options->checkpoint_seconds;
+}
+
 static fgmm_status save(void *context, const fgmm_model *model, bool stopped)
 {
     fit *f = context;
@@ -125,8 +132,6 @@ static fgmm_status save(void *context, const fgmm_model *model, bool stopped)
     double now = fgmm__seconds();
     f->stop_saved = f->stop_saved || stopped;
     if (o->checkpoint == NULL || fgmm_comm_rank(f->comm) != 0)
-        return FGMM_OK;
-    if (!stopped && now - f->last_save_seconds < o->checkpoint_seconds)
         return FGMM_OK;
     fgmm_checkpoint checkpoint = {.phase = model != NULL ? f->phase : FGMM_PHASE_START,
                                   .stopped = stopped,
@@ -238,6 +243,7 @@ static fgmm_em new_em(fit *f, const char *name, int64_t max_iter, double tol)
                      .reg_covar = f->options->reg_covar,
                      .name = name,
                      .save = save,
+                     .save_is_due = save_is_due,
                      .context = f};
 }
 

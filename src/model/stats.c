@@ -59,11 +59,13 @@ void fgmm__stats_zero(fgmm_stats *stats)
     memset(stats->words, 0, stats->n_words * sizeof *stats->words);
 }
 
-/* The smallest power of two that is >= v; 1 for 0. */
+/* The smallest power of two that is >= v; 1 for 0, infinity for what overflowed. */
 static double power_of_two(double v)
 {
     if (!(v > 0))
         return 1;
+    if (isinf(v))
+        return v;
     int exponent;
     double mantissa = frexp(v, &exponent);
     return ldexp(1, mantissa == 0.5 ? exponent - 1 : exponent);
@@ -108,6 +110,22 @@ static double bound_of_logs(const fgmm_components *c, const fgmm_grid *grid)
     return power_of_two(fmax(most, isfinite(least) ? least : 1));
 }
 
+int fgmm__grid_bits(int64_t rows)
+{
+    int row_bits = 0;
+    while (row_bits < 62 && ((int64_t)1 << row_bits) < rows + 1)
+        row_bits++;
+    return 62 - row_bits < 50 ? 62 - row_bits : 50;
+}
+
+fgmm_status fgmm__grid_check(const fgmm_grid *grid)
+{
+    if (isfinite(grid->spherical_bound) && isfinite(grid->log_bound))
+        return FGMM_OK;
+    return fgmm__fail(FGMM_ERR_INPUT,
+                      "the range of the data is too wide: squared distances overflow; scale the rows down");
+}
+
 fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max, const fgmm_components *c,
                               fgmm_grid **out)
 {
@@ -117,10 +135,7 @@ fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max
     FGMM_ALLOC(grid, 1, "a grid");
     FGMM_ALLOC(grid->bound, c->dim, "a grid");
     grid->dim = c->dim;
-    int row_bits = 0;
-    while (row_bits < 62 && ((int64_t)1 << row_bits) < rows + 1)
-        row_bits++;
-    grid->bits = 62 - row_bits < 50 ? 62 - row_bits : 50;
+    grid->bits = fgmm__grid_bits(rows);
     for (int32_t d = 0; d < c->dim; d++) {
         double low = fmin(min[d] - c->origin[d], 0), high = fmax(max[d] - c->origin[d], 0);
         for (int32_t k = 0; k < c->k; k++) {
@@ -132,9 +147,7 @@ fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max
     }
     grid->spherical_bound = power_of_two(squares);
     grid->log_bound = bound_of_logs(c, grid);
-    if (!isfinite(grid->spherical_bound) || !isfinite(grid->log_bound))
-        FGMM_FAIL(FGMM_ERR_INPUT,
-                  "the range of the data is too wide: squared distances overflow; scale the rows down");
+    FGMM_TRY(fgmm__grid_check(grid));
     *out = grid;
     grid = NULL;
 cleanup:
@@ -150,7 +163,7 @@ void fgmm__grid_destroy(fgmm_grid *grid)
     free(grid);
 }
 
-static double join(int64_t high, int64_t low, double bound, int bits)
+double fgmm__stats_join(int64_t high, int64_t low, double bound, int bits)
 {
     return (ldexp((double)high, -bits) + ldexp((double)low, -2 * bits)) * bound;
 }
@@ -185,10 +198,10 @@ double fgmm__stats_q(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k, 
         triangle_place(moment, &i, &j);
     if (stats->moment != FGMM_MOMENT_SPHERICAL)
         bound = grid->bound[i] * grid->bound[j];
-    return join(stats->q_high[place], stats->q_low[place], bound, grid->bits);
+    return fgmm__stats_join(stats->q_high[place], stats->q_low[place], bound, grid->bits);
 }
 
 double fgmm__stats_log(const fgmm_stats *stats, const fgmm_grid *grid)
 {
-    return join(*stats->log_high, *stats->log_low, grid->log_bound, grid->bits);
+    return fgmm__stats_join(*stats->log_high, *stats->log_low, grid->log_bound, grid->bits);
 }

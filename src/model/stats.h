@@ -55,8 +55,11 @@ void fgmm__stats_zero(fgmm_stats *stats);
 fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max,
                               const fgmm_components *components, fgmm_grid **out);
 void fgmm__grid_destroy(fgmm_grid *grid);
+int fgmm__grid_bits(int64_t rows);                   /* L for so many rows */
+fgmm_status fgmm__grid_check(const fgmm_grid *grid); /* FGMM_ERR_INPUT when distances overflow */
 
 /* Decoding. */
+double fgmm__stats_join(int64_t high, int64_t low, double bound, int bits); /* two limbs */
 double fgmm__stats_n(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k);
 double fgmm__stats_s(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k, int32_t d);
 double fgmm__stats_q(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k, size_t moment);

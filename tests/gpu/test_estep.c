@@ -270,6 +270,27 @@ static void many_components_of_every_width(void **state)
         }
 }
 
+/* Those that one kernel does all of: more pairs than its list holds, and one a row; ends of steps and tiles.
+ */
+static void small_models_sum_like_the_twins(void **state)
+{
+    (void)state;
+    const int32_t widths[] = {1, 4, 5, 8, 9, 16}, components[] = {1, 3, 7, 16, 40, 64};
+    const double sigmas[] = {0.01, 4, 60};
+    for (int w = 0; w < 6; w++)
+        for (int k = 0; k < 6; k++)
+            for (int s = 0; s < 3; s++) {
+                int32_t d = widths[w];
+                fgmm_dtype type = (fgmm_dtype)((w + k) % 4);
+                compare(type, 2309, components[k], d, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL,
+                        sigmas[s]);
+                compare(type, 2309, components[k], d, FGMM_SPHERICAL, true, FGMM_MOMENT_NONE, sigmas[s]);
+                compare(type, 2309, components[k], d, FGMM_SPHERICAL, true, FGMM_MOMENT_DIAG, sigmas[s]);
+                compare(type, 2309, components[k], d, FGMM_DIAG, false, FGMM_MOMENT_DIAG, sigmas[s]);
+            }
+    compare(FGMM_F32, 600000, 16, 4, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 3);
+}
+
 static void wide_rows(void **state)
 {
     (void)state;
@@ -418,6 +439,9 @@ static void tiles_do_not_change_a_bit(void **state)
         same_bits(7 * FGMM_QUANTUM + 300, 200, 17, FGMM_SPHERICAL, true, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 170, 17, FGMM_DIAG, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 170, 17, FGMM_TIED, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 20, 4, FGMM_SPHERICAL, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 50, 7, FGMM_DIAG, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 64, 16, FGMM_SPHERICAL, true, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 40, 17, FGMM_FULL, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 300, 33, FGMM_DIAG, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 300, 140, FGMM_SPHERICAL, false, sigmas[i]);
@@ -493,6 +517,7 @@ static int cases(void)
         cmocka_unit_test(broad_and_narrow_mixtures_agree),
         cmocka_unit_test(more_components_than_the_slab_holds),
         cmocka_unit_test(several_chunks_a_tile),
+        cmocka_unit_test(small_models_sum_like_the_twins),
         cmocka_unit_test(wide_rows),
         cmocka_unit_test(many_components_of_every_width),
         cmocka_unit_test(a_single_row_is_enough),
