@@ -80,18 +80,34 @@ typedef struct {
                                known; they lie beside it, 4 bytes a posting. NULL: nothing is kept */
     int resume;             /* go on from the checkpoint; without one start afresh */
     fgmm_resources resources;
-    int64_t window_bytes;   /* a rank gathers so many bytes of its region of the file before writing them; 0:
-                               from the memory there is */
-    int64_t exchange_bytes; /* a round of the exchange sends at most so many bytes a rank; 0: 64 MiB */
+    int64_t window_bytes; /* memory of a rank for postings on their way, from which they are written in order;
+                             the more, the longer the runs in the file. 0: a quarter of host_memory_bytes, or
+                             from the memory there is */
+    int64_t exchange_bytes; /* a round of the exchange sends at most so many bytes a rank; 0: 64 MiB, or an
+                               eighth of that memory */
 } fgmm_build_options;
+
+/* Bytes of all ranks, and the seconds that the slowest was at work on them. */
+typedef struct {
+    int64_t bytes;
+    double seconds;
+} fgmm_stage_rate;
 
 typedef struct {
     int64_t postings;
     double tau, epsilon, soar_limit, least_gain; /* of the rule, as given or as found for the replication */
     int64_t looked_all; /* rows whose further lists took all centroids, not the nearest few alone */
     int64_t list_min, list_median, list_p99, list_max; /* postings a list */
-    int64_t windows, rounds; /* passes over the rows to write them; rounds of the exchange */
-    double seconds, assign_seconds, exchange_seconds, write_seconds;
+    int64_t windows,
+        rounds; /* times that gathered postings were written, and rounds of the exchange, a rank */
+    double seconds, load_seconds, assign_seconds, write_seconds; /* in all; of the stages one after another */
+    fgmm_stage_rate assign;          /* of rows; no bytes where an earlier run had done it */
+    double assign_read_wait_seconds; /* of it: that the average rank waited for reads */
+    fgmm_stage_rate read, exchange,
+        write; /* of the last, beside one another; read: no bytes of resident rows */
+    double read_wait_seconds, exchange_wait_seconds,
+        write_wait_seconds; /* that the average rank waited for them */
+    int64_t peak_bytes;     /* largest resident set of a rank's process */
     int64_t bytes_written;
     char residency[64]; /* where this rank's shard lived */
 } fgmm_build_report;

@@ -52,10 +52,10 @@ static const fgmm_option table[] = {
     FGMM_METRIC_OPTION(metric, "the model's"),
     FGMM_RESOURCE_OPTIONS(resources),
     {"--window", FGMM_OPT_BYTES, &window_bytes, "BYTES",
-     "bytes of the index a rank gathers before it writes them; the rows are read once for each window (half "
-     "of the free memory)"},
+     "memory of a rank for rows on their way, from which they are written in order: the more, the longer the "
+     "runs in the file (a quarter of --host-memory, or half of what is free)"},
     {"--exchange", FGMM_OPT_BYTES, &exchange_bytes, "BYTES",
-     "bytes a rank sends in one round of the exchange (64MiB)"},
+     "bytes a rank sends in one round of the exchange (64MiB, or an eighth of --window)"},
     {"--checkpoint", FGMM_OPT_TEXT, &checkpoint, "FILE",
      "where a build that is stopped says how far it came; the rows' lists lie beside it meanwhile, 4 bytes a "
      "posting (INDEX.h5.ckpt)"},
@@ -162,6 +162,37 @@ static void print_replication(const fgmm_build_report *r, int64_t n_rows)
         printf("second lists for %.4f of the rows\n", reached - 1);
 }
 
+/* Which stage the ranks waited for longest; packing is what they do in between. */
+static const char *pace_of(const fgmm_build_report *r)
+{
+    double waits[] = {r->read_wait_seconds, r->exchange_wait_seconds, r->write_wait_seconds};
+    static const char *const names[] = {"reading", "the exchange", "writing"};
+    double packing = r->write_seconds;
+    int longest = 0;
+    for (int i = 0; i < 3; i++) {
+        packing -= waits[i];
+        longest = waits[i] > waits[longest] ? i : longest;
+    }
+    return packing > waits[longest] ? "packing" : names[longest];
+}
+
+static void print_rate(const char *name, fgmm_stage_rate rate)
+{
+    if (rate.bytes > 0 && rate.seconds > 0)
+        printf("  %s %.3f", name, (double)rate.bytes * 1e-9 / rate.seconds);
+}
+
+static void print_stages(const fgmm_build_report *r)
+{
+    printf("GB/s        ");
+    print_rate("assign", r->assign);
+    print_rate("read", r->read);
+    print_rate("exchange", r->exchange);
+    print_rate("write", r->write);
+    printf("\npace          %s (waited %.2f s for reads, %.2f for the exchange, %.2f for writing)\n",
+           pace_of(r), r->read_wait_seconds, r->exchange_wait_seconds, r->write_wait_seconds);
+}
+
 static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
 {
     printf("postings      %lld (%.4f a row), %d lists\n", (long long)r->postings,
@@ -172,13 +203,23 @@ static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
         printf("looked at     all centroids for %.4f of the rows\n", (double)r->looked_all / (double)n_rows);
     printf("list sizes    min %lld  median %lld  p99 %lld  max %lld\n", (long long)r->list_min,
            (long long)r->list_median, (long long)r->list_p99, (long long)r->list_max);
-    printf("seconds       %.2f (assign %.2f, exchange %.2f, write %.2f; %lld window%s)\n", r->seconds,
-           r->assign_seconds, r->exchange_seconds, r->write_seconds, (long long)r->windows,
-           r->windows == 1 ? "" : "s");
+    printf("seconds       %.2f (load %.2f, assign %.2f, write %.2f)\n", r->seconds, r->load_seconds,
+           r->assign_seconds, r->write_seconds);
+    print_stages(r);
     printf("written       %.3f GB, %.3f GB/s\n", (double)r->bytes_written * 1e-9,
            (double)r->bytes_written * 1e-9 / r->seconds);
+    printf("memory        at most %.1f MiB a rank\n", (double)r->peak_bytes / (1 << 20));
     printf("rows lived in %s\n", r->residency);
     fflush(stdout);
+}
+
+/* A stage, and how long the average rank waited for it; assign: in it, for reads. */
+static void log_rate(cJSON *event, const char *name, fgmm_stage_rate rate, double waited)
+{
+    cJSON *stage = cJSON_AddObjectToObject(event, name);
+    cJSON_AddNumberToObject(stage, "bytes", (double)rate.bytes);
+    cJSON_AddNumberToObject(stage, "seconds", rate.seconds);
+    cJSON_AddNumberToObject(stage, "waited_seconds", waited);
 }
 
 static void log_end(const fgmm_build_report *r, int64_t n_rows)
@@ -202,9 +243,15 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
     cJSON_AddNumberToObject(event, "rounds", (double)r->rounds);
     cJSON_AddNumberToObject(event, "bytes_written", (double)r->bytes_written);
     cJSON_AddNumberToObject(event, "seconds", r->seconds);
+    cJSON_AddNumberToObject(event, "load_seconds", r->load_seconds);
     cJSON_AddNumberToObject(event, "assign_seconds", r->assign_seconds);
-    cJSON_AddNumberToObject(event, "exchange_seconds", r->exchange_seconds);
     cJSON_AddNumberToObject(event, "write_seconds", r->write_seconds);
+    log_rate(event, "assign", r->assign, r->assign_read_wait_seconds);
+    log_rate(event, "read", r->read, r->read_wait_seconds);
+    log_rate(event, "exchange", r->exchange, r->exchange_wait_seconds);
+    log_rate(event, "write", r->write, r->write_wait_seconds);
+    cJSON_AddStringToObject(event, "pace", pace_of(r));
+    cJSON_AddNumberToObject(event, "peak_bytes", (double)r->peak_bytes);
     cJSON_AddStringToObject(event, "residency", r->residency);
     fgmm__event_emit(event);
 }

@@ -184,59 +184,134 @@ cleanup:
 
 /* ---- alltoallv ---- */
 
-/* Byte places of the pieces of a packed buffer: [size + 1]. */
-static void place_pieces(const int64_t *counts, int size, size_t item_bytes, size_t *places)
-{
-    places[0] = 0;
-    for (int rank = 0; rank < size; rank++)
-        places[rank + 1] = places[rank] + (size_t)counts[rank] * item_bytes;
-}
+struct fgmm_transfer {
+    fgmm_comm *comm;
+    MPI_Request *requests;
+    int pending;
+    size_t bytes;
+};
 
 static size_t slices_of(size_t bytes, size_t slice_bytes)
 {
     return bytes / slice_bytes + (bytes % slice_bytes != 0);
 }
 
-fgmm_status fgmm__comm_alltoallv(fgmm_comm *comm, const void *send, const int64_t *send_counts, void *recv,
-                                 const int64_t *recv_counts, size_t item_bytes)
+/* Where each rank's piece of a packed buffer begins, in items. */
+static void place_pieces(const int64_t *counts, int size, int64_t *places)
+{
+    int64_t at = 0;
+    for (int rank = 0; rank < size; rank++) {
+        places[rank] = at;
+        at += counts[rank];
+    }
+}
+
+/* Receives before sends, so that large messages find their place; each rank begins with its next neighbour.
+ */
+static fgmm_status post_pieces(fgmm_transfer *transfer, const char *send, const int64_t *from,
+                               const int64_t *send_counts, char *recv, const int64_t *to,
+                               const int64_t *recv_counts, size_t item_bytes)
 {
     fgmm_status status = FGMM_OK;
-    int size = comm->size, me = comm->rank, pending = 0;
-    size_t *from = NULL, *to = NULL, n_requests = 0;
-    MPI_Request *requests = NULL;
-    FGMM_TRY(check_usable(comm));
-    FGMM_ALLOC(from, size + 1, "the places of the pieces to send");
-    FGMM_ALLOC(to, size + 1, "the places of the pieces to receive");
-    place_pieces(send_counts, size, item_bytes, from);
-    place_pieces(recv_counts, size, item_bytes, to);
-    for (int peer = 0; peer < size; peer++)
-        n_requests += slices_of(from[peer + 1] - from[peer], comm->slice_bytes) +
-                      slices_of(to[peer + 1] - to[peer], comm->slice_bytes);
-    FGMM_ALLOC(requests, n_requests, "the messages of an exchange");
-
-    /* Receives before sends, so that large messages find their place; each rank begins with its next
-     * neighbour. */
-    for (int i = 1; i < size; i++) {
-        int peer = (me + i) % size;
-        for (size_t at = to[peer]; at < to[peer + 1]; at += comm->slice_bytes)
-            FGMM_MPI(comm, MPI_Irecv((char *)recv + at, (int)smaller(to[peer + 1] - at, comm->slice_bytes),
-                                     MPI_BYTE, peer, FGMM__TAG_ALLTOALLV, comm->data, &requests[pending++]));
-    }
-    for (int i = 1; i < size; i++) {
-        int peer = (me + i) % size;
-        for (size_t at = from[peer]; at < from[peer + 1]; at += comm->slice_bytes)
+    fgmm_comm *comm = transfer->comm;
+    for (int i = 1; i < comm->size; i++) {
+        int peer = (comm->rank + i) % comm->size;
+        char *piece = recv + (size_t)to[peer] * item_bytes;
+        size_t bytes = (size_t)recv_counts[peer] * item_bytes;
+        for (size_t at = 0; at < bytes; at += comm->slice_bytes)
             FGMM_MPI(comm,
-                     MPI_Isend((const char *)send + at, (int)smaller(from[peer + 1] - at, comm->slice_bytes),
-                               MPI_BYTE, peer, FGMM__TAG_ALLTOALLV, comm->data, &requests[pending++]));
+                     MPI_Irecv(piece + at, (int)smaller(bytes - at, comm->slice_bytes), MPI_BYTE, peer,
+                               FGMM__TAG_ALLTOALLV, comm->data, &transfer->requests[transfer->pending++]));
     }
-    if (from[me + 1] > from[me])
-        memcpy((char *)recv + to[me], (const char *)send + from[me], from[me + 1] - from[me]);
-    FGMM_TRY(fgmm__comm_wait(comm, pending, requests, from[size] + to[size]));
+    for (int i = 1; i < comm->size; i++) {
+        int peer = (comm->rank + i) % comm->size;
+        const char *piece = send + (size_t)from[peer] * item_bytes;
+        size_t bytes = (size_t)send_counts[peer] * item_bytes;
+        for (size_t at = 0; at < bytes; at += comm->slice_bytes)
+            FGMM_MPI(comm,
+                     MPI_Isend(piece + at, (int)smaller(bytes - at, comm->slice_bytes), MPI_BYTE, peer,
+                               FGMM__TAG_ALLTOALLV, comm->data, &transfer->requests[transfer->pending++]));
+    }
+cleanup:
+    return status;
+}
+
+static void free_transfer(fgmm_transfer *transfer)
+{
+    if (transfer != NULL)
+        free(transfer->requests);
+    free(transfer);
+}
+
+fgmm_status fgmm__comm_alltoallv_begin(fgmm_comm *comm, const void *send, const int64_t *send_at,
+                                       const int64_t *send_counts, void *recv, const int64_t *recv_counts,
+                                       size_t item_bytes, fgmm_transfer **out)
+{
+    fgmm_status status = FGMM_OK;
+    int size = comm->size, me = comm->rank;
+    int64_t *from = NULL, *to = NULL;
+    size_t n_requests = 0, mine = (size_t)send_counts[me] * item_bytes;
+    fgmm_transfer *transfer = NULL;
+    FGMM_TRY(check_usable(comm));
+    FGMM_ALLOC(transfer, 1, "an exchange");
+    transfer->comm = comm;
+    FGMM_ALLOC(from, size, "the places of the pieces to send");
+    FGMM_ALLOC(to, size, "the places of the pieces to receive");
+    place_pieces(send_counts, size, from);
+    place_pieces(recv_counts, size, to);
+    if (send_at != NULL)
+        memcpy(from, send_at, (size_t)size * sizeof *from);
+    for (int peer = 0; peer < size; peer++) {
+        size_t out_bytes = (size_t)send_counts[peer] * item_bytes,
+               in_bytes = (size_t)recv_counts[peer] * item_bytes;
+        n_requests += slices_of(out_bytes, comm->slice_bytes) + slices_of(in_bytes, comm->slice_bytes);
+        transfer->bytes += out_bytes + in_bytes;
+    }
+    FGMM_ALLOC(transfer->requests, n_requests, "the messages of an exchange");
+    FGMM_TRY(post_pieces(transfer, send, from, send_counts, recv, to, recv_counts, item_bytes));
+    if (mine > 0)
+        memcpy((char *)recv + (size_t)to[me] * item_bytes, (const char *)send + (size_t)from[me] * item_bytes,
+               mine);
+    *out = transfer;
+    transfer = NULL;
 cleanup:
     if (status != FGMM_OK)
         fgmm__comm_break(comm);
-    free(requests);
+    free_transfer(transfer);
     free(from);
     free(to);
     return status;
+}
+
+fgmm_status fgmm__comm_alltoallv_push(fgmm_transfer *transfer, bool *done)
+{
+    fgmm_status status = FGMM_OK;
+    int over = 0;
+    FGMM_TRY(check_usable(transfer->comm));
+    FGMM_MPI(transfer->comm, MPI_Testall(transfer->pending, transfer->requests, &over, MPI_STATUSES_IGNORE));
+    if (over)
+        transfer->pending = 0;
+    *done = over != 0;
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__comm_alltoallv_end(fgmm_transfer *transfer)
+{
+    fgmm_status status = check_usable(transfer->comm);
+    if (status == FGMM_OK)
+        status = fgmm__comm_wait(transfer->comm, transfer->pending, transfer->requests, transfer->bytes);
+    if (status != FGMM_OK)
+        fgmm__comm_break(transfer->comm);
+    free_transfer(transfer);
+    return status;
+}
+
+fgmm_status fgmm__comm_alltoallv(fgmm_comm *comm, const void *send, const int64_t *send_counts, void *recv,
+                                 const int64_t *recv_counts, size_t item_bytes)
+{
+    fgmm_transfer *transfer = NULL;
+    fgmm_status status =
+        fgmm__comm_alltoallv_begin(comm, send, NULL, send_counts, recv, recv_counts, item_bytes, &transfer);
+    return status != FGMM_OK ? status : fgmm__comm_alltoallv_end(transfer);
 }

@@ -46,6 +46,16 @@ fgmm_status fgmm__comm_allgatherv(fgmm_comm *comm, const void *mine, const int64
 /* Item counts [size]; buffers packed in rank order. recv_counts must match the peers' send_counts. */
 fgmm_status fgmm__comm_alltoallv(fgmm_comm *comm, const void *send, const int64_t *send_counts, void *recv,
                                  const int64_t *recv_counts, size_t item_bytes);
+/* The same in two calls, between which the ranks may work; buffers stay until the second returns. Meanwhile
+ * other collectives are allowed, another exchange is not. send_at: [size] where, in items, each rank's piece
+ * of `send` begins; NULL: packed. `push` is local: MPI moves data only while it is called, so call it often.
+ * `end` belongs to a begin that succeeded, whatever happened since. */
+typedef struct fgmm_transfer fgmm_transfer;
+fgmm_status fgmm__comm_alltoallv_begin(fgmm_comm *comm, const void *send, const int64_t *send_at,
+                                       const int64_t *send_counts, void *recv, const int64_t *recv_counts,
+                                       size_t item_bytes, fgmm_transfer **out);
+fgmm_status fgmm__comm_alltoallv_push(fgmm_transfer *transfer, bool *done);
+fgmm_status fgmm__comm_alltoallv_end(fgmm_transfer *transfer);
 fgmm_status fgmm__comm_alltoall_i64(fgmm_comm *comm, const int64_t *send,
                                     int64_t *recv); /* one a pair of ranks */
 

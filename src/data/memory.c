@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,4 +110,10 @@ int64_t fgmm__memory_resident(void)
 {
     int64_t kib;
     return find_number("/proc/self/status", "VmRSS:", &kib) ? kib * 1024 : 0;
+}
+
+int64_t fgmm__memory_peak(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss * 1024 : 0;
 }

@@ -53,8 +53,8 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__h5_shared_create(fgmm_comm *comm, const char *path, int64_t bytes, fgmm_h5_layout *lay_out,
-                                   void *context, fgmm_h5_shared *out)
+fgmm_status fgmm__h5_shared_lay_out(fgmm_comm *comm, const char *path, int64_t bytes, fgmm_h5_layout *lay_out,
+                                    void *context, fgmm_h5_shared *out)
 {
     fgmm_status status = FGMM_OK;
     char name[PATH_MAX] = "";
@@ -71,9 +71,16 @@ fgmm_status fgmm__h5_shared_create(fgmm_comm *comm, const char *path, int64_t by
         out->aside = strdup(name);
     FGMM_TRY(
         fgmm__comm_agree(comm, out->aside != NULL ? FGMM_OK : fgmm__fail(FGMM_ERR_RUNTIME, "out of memory")));
-    FGMM_TRY(fgmm__comm_agree(comm, fgmm__h5_open_write(out->aside, comm, &out->file)));
 cleanup:
     return status;
+}
+
+fgmm_status fgmm__h5_shared_create(fgmm_comm *comm, const char *path, int64_t bytes, fgmm_h5_layout *lay_out,
+                                   void *context, fgmm_h5_shared *out)
+{
+    fgmm_status status = fgmm__h5_shared_lay_out(comm, path, bytes, lay_out, context, out);
+    return status != FGMM_OK ? status
+                             : fgmm__comm_agree(comm, fgmm__h5_open_write(out->aside, comm, &out->file));
 }
 
 fgmm_status fgmm__h5_shared_close(fgmm_h5_shared *shared)

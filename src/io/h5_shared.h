@@ -25,6 +25,9 @@ typedef fgmm_status fgmm_h5_layout(hid_t file, void *context);
  * the status. */
 fgmm_status fgmm__h5_shared_create(fgmm_comm *comm, const char *path, int64_t bytes, fgmm_h5_layout *lay_out,
                                    void *context, fgmm_h5_shared *out);
+/* Collective: the same, but no rank has the file open; its name, aside, is known to all. */
+fgmm_status fgmm__h5_shared_lay_out(fgmm_comm *comm, const char *path, int64_t bytes, fgmm_h5_layout *lay_out,
+                                    void *context, fgmm_h5_shared *out);
 /* Collective: closes the file, whose datasets the caller has closed; it stays aside and may be sealed. */
 fgmm_status fgmm__h5_shared_close(fgmm_h5_shared *shared);
 /* Collective: gives the closed file its name. */

@@ -1,10 +1,11 @@
-/* Building an index. Pass 1 assigns every row; counts and a scan over ranks then give each posting its
- * number, which is its place in the file. Pass 2 sends the rows to the ranks that own these places and writes
- * them.
+/* Building an index. Pass 1 finds the lists of every row; counts and a scan over ranks then give each posting
+ * its number, which is its place in the file. Pass 2 sends the rows to the ranks that own these places and
+ * writes them (ivf/delivery.h).
  *
  * Postings are numbered list by list and, within a list, by row, so the file does not depend on the number of
- * ranks. Rank r owns the postings [r*region, (r+1)*region) and writes them window by window, in as many
- * passes over the rows as there are windows: one where a region fits in memory. */
+ * ranks. Rank r owns the postings [r*region, (r+1)*region): equal parts of the file, whatever the lists'
+ * sizes. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,21 +17,12 @@
 #include "data/memory.h"
 #include "io/ids.h"
 #include "ivf/assign.h"
-#include "ivf/exchange.h"
+#include "ivf/delivery.h"
 #include "ivf/graph.h"
 #include "ivf/index.h"
 #include "ivf/sketch.h"
 #include "ivf/stage.h"
 #include "model/model.h"
-
-enum { EXCHANGE_BYTES = 64 << 20, LEAST_WINDOW_BYTES = 64 << 20 };
-
-/* What travels with each row; the row's bytes follow. */
-typedef struct {
-    uint64_t posting : 63;
-    uint64_t primary : 1; /* the row's first list */
-    int64_t id;
-} item_header;
 
 struct build {
     fgmm_comm *comm;
@@ -48,25 +40,15 @@ struct build {
     fgmm_ids *user_ids; /* NULL: row numbers */
     size_t row_bytes;   /* 0: vectors are not stored */
     fgmm_labels *labels;
-    int64_t *counts;                  /* [k] postings of this rank in each list */
-    int64_t *first;                   /* [k] posting number of this rank's first one in each list */
-    uint64_t *offsets;                /* [k+1] */
-    uint64_t *hashes;                 /* [k] this rank's share of the lists' hashes, then the whole */
-    int64_t postings, region, window; /* in all; owned by a rank; written at once */
-    bool lists_kept;                  /* for another run */
-    fgmm_exchange *exchange;
+    int64_t *counts;          /* [k] postings of this rank in each list */
+    int64_t *sizes;           /* [k] postings of all ranks */
+    int64_t *first;           /* [k] posting number of this rank's first one in each list */
+    uint64_t *offsets;        /* [k+1] */
+    uint64_t *hashes;         /* [k] this rank's share of the lists' hashes, then the whole */
+    int64_t postings;         /* in all */
+    bool taken, lists_kept;   /* lists: from another run, for another run */
+    double load_wait_seconds; /* for reads, before lists are sought */
     fgmm_index_writer *writer;
-    /* the window being filled: postings [begin, begin + n) */
-    int64_t begin, n;
-    int64_t *ids;
-    uint8_t *primary;
-    char *vectors;
-    /* where packing stands in the pass */
-    fgmm_label_block block;
-    fgmm_tile tile;                /* the rows around the block; none where vectors are not stored */
-    int64_t user_id[FGMM_QUANTUM]; /* of the block's rows */
-    int32_t row, copy, label;      /* row of the block, of its lists, of all lists of the block */
-    int64_t *cursor;               /* [k] number of the next posting of each list */
 };
 
 void fgmm_build_defaults(fgmm_build_options *options)
@@ -102,7 +84,7 @@ static fgmm_status check(struct build *b)
         FGMM_FAIL(FGMM_ERR_INPUT, "--sketch bounds distances, --metric ip has none: leave one of them out");
     FGMM_ALLOC(b->counts, b->k, "list counts");
     FGMM_ALLOC(b->first, b->k, "list counts");
-    FGMM_ALLOC(b->cursor, b->k, "list counts");
+    FGMM_ALLOC(b->sizes, b->k, "list counts");
     FGMM_ALLOC(b->hashes, b->k, "list hashes");
     FGMM_ALLOC(b->offsets, b->k + 1, "list offsets");
 cleanup:
@@ -170,7 +152,8 @@ static fgmm_status find_lists(struct build *b)
     fgmm_status status = FGMM_OK;
     FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__stage_check_backend(&b->stage, b->place.backend->ops->name)));
     fgmm__stage_rule(&b->stage, &b->rule);
-    if (b->stage.record.complete)
+    b->taken = b->stage.record.complete;
+    if (b->taken)
         FGMM_TRY(fgmm__comm_agree(b->comm, take_lists(b)));
     else
         FGMM_TRY(fgmm__rule_apply(&b->rule, &b->place, b->model, &b->stage.files, &b->labels));
@@ -187,37 +170,25 @@ cleanup:
     return status;
 }
 
-/* Begins to go through the rank's rows, block by block; so does next_block. */
-static void rewind_blocks(struct build *b)
+static void note_assignment(struct build *b)
 {
-    b->block = (fgmm_label_block){.begin = fgmm__shard_begin(b->place.shard)};
-    b->tile = (fgmm_tile){.begin = b->block.begin};
-    b->row = b->copy = b->label = 0;
-}
-
-/* The lists of the next rows; block.rows 0 behind the last. */
-static fgmm_status next_block(struct build *b)
-{
-    enum { BLOCKS_BETWEEN_TICKS = 64 };
-    fgmm_status status = FGMM_OK;
-    int64_t begin = b->block.begin + b->block.rows;
-    b->row = b->copy = b->label = 0;
-    b->block = (fgmm_label_block){.begin = begin};
-    if (begin / FGMM_QUANTUM % BLOCKS_BETWEEN_TICKS == 0)
-        FGMM_TRY(fgmm__comm_tick(b->comm));
-    if (begin < fgmm__shard_end(b->place.shard))
-        FGMM_TRY(fgmm__labels_block(b->labels, begin, &b->block));
-cleanup:
-    return status;
+    fgmm_shard_times times;
+    int64_t rows = fgmm__shard_end(b->place.shard) - fgmm__shard_begin(b->place.shard);
+    size_t row_bytes =
+        (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
+    fgmm__shard_times(b->place.shard, &times);
+    b->report.assign = (fgmm_stage_rate){.bytes = b->taken ? 0 : rows * (int64_t)row_bytes,
+                                         .seconds = b->report.assign_seconds};
+    b->report.assign_read_wait_seconds = times.read_wait_seconds - b->load_wait_seconds;
 }
 
 static fgmm_status count_lists(struct build *b)
 {
     fgmm_status status;
-    rewind_blocks(b);
-    while ((status = next_block(b)) == FGMM_OK && b->block.rows > 0)
-        for (int32_t i = 0; i < b->block.n; i++)
-            b->counts[b->block.lists[i]]++;
+    fgmm_label_block block = {.rows = 0};
+    while ((status = fgmm__labels_next(b->labels, b->comm, &block)) == FGMM_OK && block.rows > 0)
+        for (int32_t i = 0; i < block.n; i++)
+            b->counts[block.lists[i]]++;
     return fgmm__comm_agree(b->comm, status);
 }
 
@@ -242,7 +213,7 @@ static void describe_lists(struct build *b, int64_t *sizes)
 static fgmm_status number_postings(struct build *b)
 {
     fgmm_status status = FGMM_OK;
-    int64_t *sizes = b->cursor; /* free until pass 2 */
+    int64_t *sizes = b->sizes;
     memcpy(sizes, b->counts, (size_t)b->k * sizeof *sizes);
     FGMM_TRY(fgmm__comm_sum_i64(b->comm, sizes, (size_t)b->k));
     FGMM_TRY(fgmm__comm_exscan_i64(b->comm, b->counts, b->first, (size_t)b->k));
@@ -252,49 +223,6 @@ static fgmm_status number_postings(struct build *b)
     }
     b->postings = (int64_t)b->offsets[b->k];
     describe_lists(b, sizes);
-cleanup:
-    return status;
-}
-
-/* Postings a rank writes at once, the same on all: bounded by the caller's word, or by half of what memory is
- * left. */
-static fgmm_status size_windows(struct build *b)
-{
-    fgmm_status status = FGMM_OK;
-    int64_t posting_bytes = (int64_t)(b->row_bytes + sizeof *b->ids + sizeof *b->primary);
-    if (b->sketch != NULL)
-        posting_bytes += (b->sketch->m + 1) * (int64_t)sizeof(float);
-    int64_t bytes = b->options->window_bytes, cap = b->options->resources.host_memory_bytes;
-    if (bytes <= 0) {
-        bytes = fgmm__memory_available() / fgmm__comm_node_size(b->comm) / 2;
-        if (cap > 0 && bytes > cap / 2)
-            bytes = cap / 2;
-        if (cap <= 0 && bytes < LEAST_WINDOW_BYTES)
-            bytes = LEAST_WINDOW_BYTES;
-    }
-    int ranks = fgmm_comm_size(b->comm);
-    b->region = (b->postings + ranks - 1) / ranks;
-    int64_t negative = -(bytes / posting_bytes); /* the least over ranks is minus the largest of these */
-    FGMM_TRY(fgmm__comm_max_i64(b->comm, &negative, 1));
-    b->window = -negative < 1 ? 1 : -negative;
-    if (b->window > b->region)
-        b->window = b->region;
-    b->report.windows = (b->region + b->window - 1) / b->window;
-cleanup:
-    return status;
-}
-
-static fgmm_status make_room(struct build *b)
-{
-    fgmm_status status = FGMM_OK;
-    int64_t bytes = b->options->exchange_bytes, cap = b->options->resources.host_memory_bytes;
-    if (bytes <= 0)
-        bytes = cap > 0 && cap / 8 < EXCHANGE_BYTES ? cap / 8 : EXCHANGE_BYTES;
-    FGMM_ALLOC(b->ids, b->window, "a window of the index");
-    if (b->multi)
-        FGMM_ALLOC(b->primary, b->window, "a window of the index");
-    FGMM_TRY(fgmm__alloc((size_t)b->window, b->row_bytes, "a window of the index", (void **)&b->vectors));
-    FGMM_TRY(fgmm__exchange_create(b->comm, sizeof(item_header) + b->row_bytes, bytes, &b->exchange));
 cleanup:
     return status;
 }
@@ -319,123 +247,32 @@ static fgmm_status create_file(struct build *b, const char *path)
 
 /* ---- pass 2: exchange and write ---- */
 
-/* Puts one posting into the exchange; false when its owner's share of the round is full. */
-static bool pack_posting(struct build *b, int32_t list, int64_t posting)
+/* What of the cap of host memory the build itself will take, beside shard and backend. */
+static int64_t memory_reserved(const struct build *b)
 {
-    char *slot = fgmm__exchange_slot(b->exchange, (int)(posting / b->region));
-    if (slot == NULL)
-        return false;
-    int64_t row = b->block.begin + b->row;
-    const char *bytes = (const char *)b->tile.data + (size_t)(row - b->tile.begin) * b->row_bytes;
-    item_header header = {.posting = (uint64_t)posting,
-                          .primary = b->copy == 0,
-                          .id = b->user_ids != NULL ? b->user_id[b->row] : row};
-    memcpy(slot, &header, sizeof header);
-    if (b->row_bytes == 0)
-        return true;
-    memcpy(slot + sizeof header, bytes, b->row_bytes);
-    b->hashes[list] += fgmm__row_hash(bytes, b->row_bytes, (uint64_t)posting - b->offsets[list]);
-    return true;
+    int64_t arrays = b->k * (int64_t)(5 * sizeof(int64_t));
+    return b->options->resources.host_memory_bytes > 0 ? fgmm__delivery_memory(b->options, b->comm) + arrays
+                                                       : 0;
 }
 
-/* The lists of the next rows, and, where vectors are stored, the rows. */
-static fgmm_status next_rows(struct build *b)
+static fgmm_status write_rows(struct build *b)
 {
-    fgmm_status status = FGMM_OK;
-    FGMM_TRY(next_block(b));
-    int64_t begin = b->block.begin;
-    if (b->block.rows == 0)
-        goto cleanup;
-    if (b->row_bytes > 0 && begin == b->tile.begin + b->tile.rows)
-        FGMM_TRY(fgmm__shard_next(b->place.shard, &b->tile));
-    if (b->user_ids != NULL)
-        FGMM_TRY(fgmm__ids_read(b->user_ids, begin, begin + b->block.rows, b->user_id));
-cleanup:
-    return status;
-}
-
-/* Packs postings of window number `window` of every owner until a share is full or the pass is over, going on
- * where the last call stopped. */
-static fgmm_status pack(struct build *b, int64_t window, bool *over)
-{
-    *over = false;
-    for (;;) {
-        for (; b->row < b->block.rows; b->row++, b->copy = 0)
-            for (; b->copy < fgmm__label_count(&b->block, b->row); b->copy++, b->label++) {
-                int32_t list = b->block.lists[b->label];
-                int64_t posting = b->cursor[list];
-                if (posting % b->region / b->window == window && !pack_posting(b, list, posting))
-                    return FGMM_OK;
-                b->cursor[list]++;
-            }
-        fgmm__progress_add(b->block.rows);
-        fgmm_status status = next_rows(b);
-        *over = status == FGMM_OK && b->block.rows == 0;
-        if (status != FGMM_OK || *over)
-            return status;
-    }
-}
-
-/* Puts received postings at their places in the window. */
-static void place(struct build *b, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const char *item = b->exchange->receive + (size_t)i * b->exchange->item_bytes;
-        item_header header;
-        memcpy(&header, item, sizeof header);
-        int64_t at = (int64_t)header.posting - b->begin;
-        b->ids[at] = header.id;
-        if (b->multi)
-            b->primary[at] = header.primary;
-        if (b->row_bytes > 0)
-            memcpy(b->vectors + (size_t)at * b->row_bytes, item + sizeof header, b->row_bytes);
-    }
-}
-
-static fgmm_status exchange_window(struct build *b, int64_t window)
-{
-    fgmm_status status = FGMM_OK;
-    bool over = false, any_more = true;
-    int64_t received;
-    memcpy(b->cursor, b->first, (size_t)b->k * sizeof *b->cursor);
-    rewind_blocks(b);
-    if (b->row_bytes > 0)
-        FGMM_TRY(fgmm__comm_agree(b->comm, fgmm__shard_start_host(b->place.shard)));
-    while (any_more) {
-        status = over ? fgmm__comm_tick(b->comm) : pack(b, window, &over);
-        if (status != FGMM_OK)
-            fgmm__comm_announce_failure(b->comm);
-        FGMM_TRY(fgmm__comm_agree(b->comm, status));
-        FGMM_TRY(fgmm__exchange_round(b->exchange, !over, &received, &any_more));
-        place(b, received);
-    }
-cleanup:
-    return status;
-}
-
-static fgmm_status write_windows(struct build *b)
-{
-    fgmm_status status = FGMM_OK;
-    int64_t mine = fgmm_comm_rank(b->comm) * b->region, end = mine + b->region;
-    if (mine > b->postings)
-        mine = b->postings;
-    if (end > b->postings)
-        end = b->postings;
-    int64_t rows = fgmm__shard_end(b->place.shard) - fgmm__shard_begin(b->place.shard);
-    fgmm__progress_begin("write", "rows", rows * b->report.windows);
-    for (int64_t window = 0; window < b->report.windows; window++) {
-        double start = fgmm__seconds();
-        b->begin = mine + window * b->window < end ? mine + window * b->window : end;
-        b->n = end - b->begin < b->window ? end - b->begin : b->window;
-        FGMM_TRY(exchange_window(b, window));
-        double exchanged = fgmm__seconds();
-        FGMM_TRY(fgmm__index_write(b->writer, b->begin, b->n, b->window, b->ids, b->primary, b->vectors));
-        b->report.exchange_seconds += exchanged - start;
-        b->report.write_seconds += fgmm__seconds() - exchanged;
-    }
-    b->report.rounds = b->exchange->rounds;
-cleanup:
-    fgmm__progress_end();
+    double start = fgmm__seconds();
+    fgmm_delivery delivery = {.comm = b->comm,
+                              .shard = b->place.shard,
+                              .labels = b->labels,
+                              .k = b->k,
+                              .row_bytes = b->row_bytes,
+                              .multi = b->multi,
+                              .ids = b->user_ids,
+                              .offsets = b->offsets,
+                              .next = b->first,
+                              .hashes = b->hashes,
+                              .writer = b->writer,
+                              .memory_bytes = fgmm__delivery_memory(b->options, b->comm),
+                              .exchange_bytes = b->options->exchange_bytes};
+    fgmm_status status = fgmm__deliver(&delivery, &b->report);
+    b->report.write_seconds = fgmm__seconds() - start;
     return status;
 }
 
@@ -449,6 +286,36 @@ static fgmm_status finish(struct build *b)
     FGMM_TRY(fgmm__index_finish(writer, b->hashes, &b->report.bytes_written));
     FGMM_TRY(fgmm__comm_bcast(b->comm, &b->report.bytes_written, sizeof b->report.bytes_written, 0));
     b->report.write_seconds += fgmm__seconds() - start;
+    b->report.write_wait_seconds += fgmm__seconds() - start;
+cleanup:
+    return status;
+}
+
+/* Collective: the report of all ranks. Bytes are summed; of seconds a stage takes those of the slowest rank,
+ * and waiting is that of the average rank. */
+static fgmm_status join_reports(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_build_report *r = &b->report;
+    enum { STAGES = 4, MAXIMA = STAGES + 2 };
+    fgmm_stage_rate *stages[STAGES] = {&r->assign, &r->read, &r->exchange, &r->write};
+    double *waits[STAGES] = {&r->assign_read_wait_seconds, &r->read_wait_seconds, &r->exchange_wait_seconds,
+                             &r->write_wait_seconds};
+    double largest[MAXIMA] = {[STAGES] = (double)r->windows, (double)fgmm__memory_peak()};
+    int64_t sums[2 * STAGES];
+    for (int i = 0; i < STAGES; i++) {
+        sums[i] = stages[i]->bytes;
+        sums[STAGES + i] = llrint(*waits[i] * 1e9);
+        largest[i] = stages[i]->seconds;
+    }
+    FGMM_TRY(fgmm__comm_sum_i64(b->comm, sums, 2 * STAGES));
+    FGMM_TRY(fgmm__comm_max_f64(b->comm, largest, MAXIMA));
+    for (int i = 0; i < STAGES; i++) {
+        *stages[i] = (fgmm_stage_rate){.bytes = sums[i], .seconds = largest[i]};
+        *waits[i] = (double)sums[STAGES + i] * 1e-9 / fgmm_comm_size(b->comm);
+    }
+    r->windows = (int64_t)largest[STAGES];
+    r->peak_bytes = (int64_t)largest[STAGES + 1];
 cleanup:
     return status;
 }
@@ -472,7 +339,6 @@ static fgmm_status leave(struct build *b, fgmm_status status)
 static void release(struct build *b)
 {
     fgmm__index_abandon(b->writer);
-    fgmm__exchange_destroy(b->exchange);
     fgmm__labels_destroy(b->labels);
     fgmm__graph_destroy(b->graph);
     fgmm__sketch_destroy(b->sketch);
@@ -480,12 +346,9 @@ static void release(struct build *b)
     fgmm__ids_close(b->user_ids);
     free(b->counts);
     free(b->first);
-    free(b->cursor);
+    free(b->sizes);
     free(b->offsets);
     free(b->hashes);
-    free(b->ids);
-    free(b->primary);
-    free(b->vectors);
 }
 
 /* All but leaving. */
@@ -500,22 +363,28 @@ static fgmm_status make(struct build *b, const char *path, fgmm_started *started
     b->rule.graph = b->graph;
     fgmm_workplace_needs needs = {.shape = fgmm_model_covariance(b->model),
                                   .k = b->k,
-                                  .second = fgmm__rule_takes_two(&b->rule, b->model)};
+                                  .second = fgmm__rule_takes_two(&b->rule, b->model),
+                                  .host_bytes = memory_reserved(b)};
     FGMM_TRY(
         fgmm__workplace_open_for(b->comm, b->dataset, &b->options->resources, &needs, started, &b->place));
+    double loaded = fgmm__seconds();
+    fgmm_shard_times times;
+    fgmm__shard_times(b->place.shard, &times);
+    b->load_wait_seconds = times.read_wait_seconds;
+    b->report.load_seconds = loaded - start;
     FGMM_TRY(find_lists(b));
     FGMM_TRY(count_lists(b));
-    b->report.assign_seconds = fgmm__seconds() - start;
+    b->report.assign_seconds = fgmm__seconds() - loaded;
+    note_assignment(b);
     FGMM_TRY(number_postings(b));
     if (b->options->sketch > 0)
         FGMM_TRY(fgmm__sketch_create(b->comm, b->dataset, b->options->sketch, b->place.backend->threads,
                                      &b->sketch));
-    FGMM_TRY(size_windows(b));
-    FGMM_TRY(fgmm__comm_agree(b->comm, make_room(b)));
     FGMM_TRY(create_file(b, path));
-    FGMM_TRY(write_windows(b));
+    FGMM_TRY(write_rows(b));
     snprintf(b->report.residency, sizeof b->report.residency, "%s", fgmm__shard_where(b->place.shard));
     FGMM_TRY(finish(b));
+    FGMM_TRY(join_reports(b));
     b->lists_kept = false;
     b->report.seconds = fgmm__seconds() - start;
 cleanup:
@@ -534,7 +403,8 @@ fgmm_status fgmm__build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm
         status = leave(&b, status);
     release(&b);
     fgmm__stage_close(&b.stage, status == FGMM_OK || !(b.lists_kept || options->resume));
-    return status;
+    fgmm_status gone = fgmm__comm_barrier(comm); /* what rank 0 removes is gone for all when this returns */
+    return status != FGMM_OK ? status : gone;
 }
 
 fgmm_status fgmm_build(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_model *model,

@@ -97,11 +97,11 @@ typedef struct fgmm_index_writer fgmm_index_writer;
  * FGMM_ERR_RUNTIME when there is no space. */
 fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_index_layout *layout,
                                fgmm_index_writer **out);
-/* Collective: postings [begin, begin+n) of this rank (n may be 0); no rank brings more than `most`, the same
- * number on all. primary and vectors may be NULL where the layout has none. Makes their sketches, for which
- * it takes 4 (m+1) bytes a posting. */
-fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
-                              const int64_t *ids, const uint8_t *primary, const void *vectors);
+/* Local, from one thread at a time: postings [begin, begin+n). primary and vectors may be NULL where the
+ * layout has none. Makes their sketches, for which it takes 4 (m+1) bytes a posting of the call. Postings may
+ * come in any order, each from one rank. */
+fgmm_status fgmm__index_put(fgmm_index_writer *writer, int64_t begin, int64_t n, const int64_t *ids,
+                            const uint8_t *primary, const void *vectors);
 /* Collective: hashes [k], whole on rank 0; seals, renames; *bytes (rank 0): the length of the file. The
  * writer is gone afterwards, and the file too on failure. */
 fgmm_status fgmm__index_finish(fgmm_index_writer *writer, const uint64_t *hashes, int64_t *bytes);

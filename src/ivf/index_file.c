@@ -1,43 +1,41 @@
-/* Writing an index from all ranks: rank 0 lays the file out, then all ranks write their regions of it. */
+/* Writing an index: rank 0 lays the file out with HDF5, which says where in the file each dataset lies; then
+ * all ranks write into these places as into any file. HDF5 in parallel would have all ranks write together,
+ * on the main thread, and nothing could go on beside it. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "io/h5_shared.h"
 #include "ivf/index.h"
 #include "model/model.h"
 
-enum { SLICE_BYTES = 512 << 20 }; /* a rank and write; MPI-IO under HDF5 counts in ints */
+/* Where a dataset of postings (or lists) begins, in bytes of the file; 0: absent. */
+typedef struct {
+    uint64_t ids, primary, vectors, hashes, sketches;
+} places;
 
 struct fgmm_index_writer {
     fgmm_h5_shared shared;
-    hid_t ids, primary, vectors, sketches; /* datasets; < 0 where absent */
-    hid_t transfer;                        /* collective */
+    int file;
+    places at;
+    size_t row_bytes;
+    int32_t k;
+    int64_t postings;
+    fgmm_dtype dtype;
     const fgmm_sketch *sketch;
-    float *values; /* [values_room][m+1] sketches of a slice */
+    float *values; /* [values_room][m+1] sketches of some vectors */
     int64_t values_room;
     int threads;
-    fgmm_dtype dtype;
-    int32_t k, dim;
-    uint64_t skip_begin, skip_end; /* the vectors: bytes the seal leaves out */
 };
-
-static void close_datasets(fgmm_index_writer *writer)
-{
-    hid_t *datasets[] = {&writer->ids, &writer->primary, &writer->vectors, &writer->sketches};
-    for (int i = 0; i < 4; i++) {
-        if (*datasets[i] >= 0)
-            H5Dclose(*datasets[i]);
-        *datasets[i] = H5I_INVALID_HID;
-    }
-    if (writer->transfer >= 0)
-        H5Pclose(writer->transfer);
-    writer->transfer = H5I_INVALID_HID;
-}
 
 void fgmm__index_abandon(fgmm_index_writer *writer)
 {
     if (writer == NULL)
         return;
-    close_datasets(writer);
+    if (writer->file >= 0)
+        close(writer->file);
     fgmm__h5_shared_abandon(&writer->shared);
     free(writer->values);
     free(writer);
@@ -45,11 +43,18 @@ void fgmm__index_abandon(fgmm_index_writer *writer)
 
 /* ---- layout: rank 0 ---- */
 
-/* A dataset whose place in the file is fixed now and whose values come later. */
-static fgmm_status add_dataset(hid_t file, const char *name, hid_t type, int rank, const hsize_t *shape)
+/* A dataset whose values come later; *at: its place in the file. */
+static fgmm_status add_dataset(hid_t file, const char *name, hid_t type, int rank, const hsize_t *shape,
+                               uint64_t *at)
 {
+    fgmm_status status = FGMM_OK;
     hid_t dataset = H5I_INVALID_HID;
-    fgmm_status status = fgmm__h5_dataset(file, name, type, rank, shape, &dataset);
+    FGMM_TRY(fgmm__h5_dataset(file, name, type, rank, shape, &dataset));
+    haddr_t offset = H5Dget_offset(dataset);
+    if (offset == HADDR_UNDEF)
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "cannot find the place of dataset %s in an index", name);
+    *at = offset;
+cleanup:
     if (dataset >= 0)
         H5Dclose(dataset);
     return status;
@@ -100,7 +105,7 @@ cleanup:
     return status;
 }
 
-static fgmm_status put_sketch(hid_t file, const fgmm_index_layout *layout)
+static fgmm_status put_sketch(hid_t file, const fgmm_index_layout *layout, uint64_t *at)
 {
     fgmm_status status = FGMM_OK;
     hid_t group = H5I_INVALID_HID;
@@ -110,31 +115,37 @@ static fgmm_status put_sketch(hid_t file, const fgmm_index_layout *layout)
     FGMM_TRY(fgmm__h5_group(file, "sketch", &group));
     FGMM_TRY(fgmm__h5_write(group, "mean", H5T_NATIVE_DOUBLE, 1, basis + 1, sketch->mean));
     FGMM_TRY(fgmm__h5_write(group, "basis", H5T_NATIVE_DOUBLE, 2, basis, sketch->basis));
-    FGMM_TRY(add_dataset(group, "values", H5T_NATIVE_FLOAT, 2, values));
+    FGMM_TRY(add_dataset(group, "values", H5T_NATIVE_FLOAT, 2, values, at));
 cleanup:
     if (group >= 0)
         H5Gclose(group);
     return status;
 }
 
+typedef struct {
+    const fgmm_index_layout *layout;
+    places at;
+} laying;
+
 static fgmm_status lay_out(hid_t file, void *context)
 {
     fgmm_status status = FGMM_OK;
-    const fgmm_index_layout *layout = context;
+    laying *l = context;
+    const fgmm_index_layout *layout = l->layout;
     hsize_t lists = (hsize_t)fgmm_model_k(layout->model), offsets = lists + 1;
     hsize_t postings[2] = {(hsize_t)layout->postings, (hsize_t)fgmm_model_dim(layout->model)};
     FGMM_TRY(put_attributes(file, layout));
     FGMM_TRY(put_model(file, layout->model));
     FGMM_TRY(fgmm__h5_write(file, "list_offsets", H5T_NATIVE_UINT64, 1, &offsets, layout->offsets));
-    FGMM_TRY(add_dataset(file, "ids", H5T_NATIVE_INT64, 1, postings));
+    FGMM_TRY(add_dataset(file, "ids", H5T_NATIVE_INT64, 1, postings, &l->at.ids));
     if (fgmm__rule_is_multi(layout->rule))
-        FGMM_TRY(add_dataset(file, "primary", H5T_NATIVE_UINT8, 1, postings));
+        FGMM_TRY(add_dataset(file, "primary", H5T_NATIVE_UINT8, 1, postings, &l->at.primary));
     if (layout->vectors) {
-        FGMM_TRY(add_dataset(file, "list_hashes", H5T_NATIVE_UINT64, 1, &lists));
-        FGMM_TRY(add_dataset(file, "vectors", fgmm__h5_type(layout->dtype), 2, postings));
+        FGMM_TRY(add_dataset(file, "list_hashes", H5T_NATIVE_UINT64, 1, &lists, &l->at.hashes));
+        FGMM_TRY(add_dataset(file, "vectors", fgmm__h5_type(layout->dtype), 2, postings, &l->at.vectors));
     }
     if (layout->sketch != NULL)
-        FGMM_TRY(put_sketch(file, layout));
+        FGMM_TRY(put_sketch(file, layout, &l->at.sketches));
 cleanup:
     return status;
 }
@@ -158,34 +169,28 @@ static int64_t file_bytes(const fgmm_index_layout *layout)
 
 /* ---- writing: all ranks ---- */
 
-static fgmm_status open_datasets(fgmm_index_writer *writer, const fgmm_index_layout *layout)
+static fgmm_status write_at(const fgmm_index_writer *writer, const void *bytes, size_t n, uint64_t at)
 {
-    fgmm_status status = FGMM_OK;
-    writer->transfer = H5Pcreate(H5P_DATASET_XFER);
-    if (writer->transfer < 0 || H5Pset_dxpl_mpio(writer->transfer, H5FD_MPIO_COLLECTIVE) < 0)
-        FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot ask HDF5 for collective writes", writer->shared.path);
-    writer->ids = H5Dopen2(writer->shared.file, "ids", H5P_DEFAULT);
-    if (fgmm__rule_is_multi(layout->rule))
-        writer->primary = H5Dopen2(writer->shared.file, "primary", H5P_DEFAULT);
-    if (layout->vectors) {
-        writer->vectors = H5Dopen2(writer->shared.file, "vectors", H5P_DEFAULT);
-        haddr_t at = H5Dget_offset(writer->vectors);
-        if (at == HADDR_UNDEF)
-            FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot find the place of the vectors in the file",
-                      writer->shared.path);
-        writer->skip_begin = at;
-        writer->skip_end =
-            at + (uint64_t)layout->postings * (uint64_t)writer->dim * fgmm_dtype_bytes(layout->dtype);
+    for (size_t done = 0; done < n;) {
+        ssize_t written =
+            pwrite(writer->file, (const char *)bytes + done, n - done, (off_t)(at + (uint64_t)done));
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", writer->shared.path,
+                              written < 0 ? strerror(errno) : "no space left");
+        done += (size_t)written;
     }
-    if (layout->sketch != NULL) {
-        writer->sketches = H5Dopen2(writer->shared.file, "sketch/values", H5P_DEFAULT);
-        if (writer->sketches < 0)
-            FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot open the index's sketches", writer->shared.path);
-    }
-    if (writer->ids < 0 || (fgmm__rule_is_multi(layout->rule) && writer->primary < 0))
-        FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: cannot open the index's datasets", writer->shared.path);
-cleanup:
-    return status;
+    return FGMM_OK;
+}
+
+static fgmm_status open_file(fgmm_index_writer *writer)
+{
+    writer->file = open(writer->shared.aside, O_WRONLY | O_CLOEXEC);
+    if (writer->file >= 0)
+        return FGMM_OK;
+    return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be opened for writing: %s", writer->shared.path,
+                      strerror(errno));
 }
 
 fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_index_layout *layout,
@@ -193,21 +198,21 @@ fgmm_status fgmm__index_create(fgmm_comm *comm, const char *path, const fgmm_ind
 {
     fgmm_status status = FGMM_OK;
     fgmm_index_writer *writer = NULL;
+    laying l = {.layout = layout};
     status = fgmm__alloc(1, sizeof *writer, "writing an index", (void **)&writer);
     FGMM_TRY(fgmm__comm_agree(comm, status));
-    *writer = (fgmm_index_writer){.ids = H5I_INVALID_HID,
-                                  .primary = H5I_INVALID_HID,
-                                  .vectors = H5I_INVALID_HID,
-                                  .sketches = H5I_INVALID_HID,
-                                  .sketch = layout->sketch,
-                                  .threads = layout->threads,
-                                  .transfer = H5I_INVALID_HID,
-                                  .dtype = layout->dtype,
+    *writer = (fgmm_index_writer){.file = -1,
                                   .k = fgmm_model_k(layout->model),
-                                  .dim = fgmm_model_dim(layout->model)};
-    FGMM_TRY(
-        fgmm__h5_shared_create(comm, path, file_bytes(layout), lay_out, (void *)layout, &writer->shared));
-    FGMM_TRY(fgmm__comm_agree(comm, open_datasets(writer, layout)));
+                                  .postings = layout->postings,
+                                  .dtype = layout->dtype,
+                                  .sketch = layout->sketch,
+                                  .threads = layout->threads};
+    if (layout->vectors)
+        writer->row_bytes = (size_t)fgmm_model_dim(layout->model) * fgmm_dtype_bytes(layout->dtype);
+    FGMM_TRY(fgmm__h5_shared_lay_out(comm, path, file_bytes(layout), lay_out, &l, &writer->shared));
+    FGMM_TRY(fgmm__comm_bcast(comm, &l.at, sizeof l.at, 0));
+    writer->at = l.at;
+    FGMM_TRY(fgmm__comm_agree(comm, open_file(writer)));
     *out = writer;
     writer = NULL;
 cleanup:
@@ -215,73 +220,55 @@ cleanup:
     return status;
 }
 
-/* One slice of every dataset; all are written, whatever becomes of the first, since the writes are
- * everybody's. */
-static fgmm_status write_slice(fgmm_index_writer *writer, int64_t begin, int64_t n, const int64_t *ids,
-                               const uint8_t *primary, const void *vectors)
+/* A few are made by one thread: waking the others takes longer. */
+static fgmm_status put_sketches(fgmm_index_writer *writer, int64_t begin, int64_t n, const void *vectors)
 {
-    fgmm_status status[4] = {FGMM_OK, FGMM_OK, FGMM_OK, FGMM_OK};
-    status[0] = fgmm__h5_write_rows(writer->ids, H5T_NATIVE_INT64, begin, n, 0, ids, writer->transfer);
-    if (writer->primary >= 0)
-        status[1] =
-            fgmm__h5_write_rows(writer->primary, H5T_NATIVE_UINT8, begin, n, 0, primary, writer->transfer);
-    if (writer->vectors >= 0)
-        status[2] = fgmm__h5_write_rows(writer->vectors, fgmm__h5_type(writer->dtype), begin, n, writer->dim,
-                                        vectors, writer->transfer);
-    if (writer->sketches >= 0)
-        status[3] = fgmm__h5_write_rows(writer->sketches, H5T_NATIVE_FLOAT, begin, n, writer->sketch->m + 1,
-                                        writer->values, writer->transfer);
-    for (int i = 0; i < 4; i++)
-        if (status[i] != FGMM_OK)
-            return status[i];
-    return FGMM_OK;
-}
-
-/* Sketches of a slice of vectors, for write_slice. */
-static fgmm_status make_sketches(fgmm_index_writer *writer, int64_t n, const void *vectors)
-{
+    enum { FEW = 64 };
     fgmm_status status = FGMM_OK;
-    if (writer->sketch == NULL || n == 0)
-        return FGMM_OK;
+    size_t sketch_bytes = (size_t)(writer->sketch->m + 1) * sizeof *writer->values;
     if (n > writer->values_room) {
         free(writer->values);
         writer->values = NULL;
-        FGMM_ALLOC(writer->values, n * (writer->sketch->m + 1), "sketches of rows");
+        writer->values_room = 0;
+        FGMM_TRY(fgmm__alloc((size_t)n, sketch_bytes, "sketches of rows", (void **)&writer->values));
         writer->values_room = n;
     }
-    FGMM_TRY(fgmm__sketch_rows(writer->sketch, vectors, writer->dtype, n, writer->threads, writer->values));
+    FGMM_TRY(fgmm__sketch_rows(writer->sketch, vectors, writer->dtype, n, n < FEW ? 1 : writer->threads,
+                               writer->values));
+    FGMM_TRY(write_at(writer, writer->values, (size_t)n * sketch_bytes,
+                      writer->at.sketches + (uint64_t)begin * sketch_bytes));
 cleanup:
     return status;
 }
 
-fgmm_status fgmm__index_write(fgmm_index_writer *writer, int64_t begin, int64_t n, int64_t most,
-                              const int64_t *ids, const uint8_t *primary, const void *vectors)
+fgmm_status fgmm__index_put(fgmm_index_writer *writer, int64_t begin, int64_t n, const int64_t *ids,
+                            const uint8_t *primary, const void *vectors)
 {
     fgmm_status status = FGMM_OK;
-    size_t row_bytes = (size_t)writer->dim * fgmm_dtype_bytes(writer->dtype);
-    int64_t slice = SLICE_BYTES / (int64_t)(row_bytes > sizeof *ids ? row_bytes : sizeof *ids);
-    if (slice < 1)
-        slice = 1;
-    for (int64_t at = 0; at < most; at += slice) {
-        int64_t left = n > at ? n - at : 0, count = left < slice ? left : slice, skip = count > 0 ? at : 0;
-        const char *rows = (const char *)vectors + (size_t)skip * row_bytes;
-        FGMM_TRY(fgmm__comm_agree(writer->shared.comm, make_sketches(writer, count, rows)));
-        status = write_slice(writer, begin + skip, count, ids + skip, primary != NULL ? primary + skip : NULL,
-                             rows);
-        FGMM_TRY(fgmm__comm_agree(writer->shared.comm, status));
-    }
+    size_t count = (size_t)n, row_bytes = writer->row_bytes;
+    uint64_t first = (uint64_t)begin;
+    FGMM_TRY(write_at(writer, ids, count * sizeof *ids, writer->at.ids + first * sizeof *ids));
+    if (writer->at.primary != 0)
+        FGMM_TRY(write_at(writer, primary, count, writer->at.primary + first));
+    if (writer->at.vectors != 0)
+        FGMM_TRY(write_at(writer, vectors, count * row_bytes, writer->at.vectors + first * row_bytes));
+    if (writer->sketch != NULL)
+        FGMM_TRY(put_sketches(writer, begin, n, vectors));
 cleanup:
     return status;
 }
 
-static fgmm_status write_hashes(fgmm_index_writer *writer, const uint64_t *hashes)
+/* Every rank's part is on disk, as the ranks of other nodes see it, before rank 0 seals the file. */
+static fgmm_status close_file(fgmm_index_writer *writer, const uint64_t *hashes)
 {
-    hid_t dataset = H5Dopen2(writer->shared.file, "list_hashes", H5P_DEFAULT);
-    if (dataset < 0)
-        return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot write the index's hashes", writer->shared.path);
-    int64_t n = fgmm_comm_rank(writer->shared.comm) == 0 ? writer->k : 0;
-    fgmm_status status = fgmm__h5_write_rows(dataset, H5T_NATIVE_UINT64, 0, n, 0, hashes, writer->transfer);
-    H5Dclose(dataset);
+    fgmm_status status = FGMM_OK;
+    if (writer->at.hashes != 0 && fgmm_comm_rank(writer->shared.comm) == 0)
+        status = write_at(writer, hashes, (size_t)writer->k * sizeof *hashes, writer->at.hashes);
+    if (fsync(writer->file) != 0 && status == FGMM_OK)
+        status =
+            fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", writer->shared.path, strerror(errno));
+    close(writer->file);
+    writer->file = -1;
     return status;
 }
 
@@ -289,12 +276,11 @@ fgmm_status fgmm__index_finish(fgmm_index_writer *writer, const uint64_t *hashes
 {
     fgmm_status status = FGMM_OK;
     fgmm_h5_shared *shared = &writer->shared;
-    if (writer->vectors >= 0)
-        FGMM_TRY(fgmm__comm_agree(shared->comm, write_hashes(writer, hashes)));
-    close_datasets(writer);
-    FGMM_TRY(fgmm__h5_shared_close(shared));
-    FGMM_TRY(fgmm__comm_agree(
-        shared->comm, fgmm__h5_seal(shared->aside, shared->comm, writer->skip_begin, writer->skip_end)));
+    uint64_t skip_begin = writer->at.vectors,
+             skip_end = skip_begin + (uint64_t)writer->postings * writer->row_bytes;
+    FGMM_TRY(fgmm__comm_agree(shared->comm, close_file(writer, hashes)));
+    FGMM_TRY(
+        fgmm__comm_agree(shared->comm, fgmm__h5_seal(shared->aside, shared->comm, skip_begin, skip_end)));
     FGMM_TRY(fgmm__h5_shared_commit(shared));
     *bytes = shared->bytes;
 cleanup:

@@ -277,6 +277,20 @@ cleanup:
     return status;
 }
 
+fgmm_status fgmm__labels_next(fgmm_labels *labels, fgmm_comm *comm, fgmm_label_block *block)
+{
+    enum { BLOCKS_BETWEEN_TICKS = 64 };
+    fgmm_status status = FGMM_OK;
+    int64_t begin = block->rows > 0 ? block->begin + block->rows : labels->shape.begin;
+    if (begin / FGMM_QUANTUM % BLOCKS_BETWEEN_TICKS == 0)
+        FGMM_TRY(fgmm__comm_tick(comm));
+    *block = (fgmm_label_block){.rows = 0};
+    if (begin < labels->shape.end)
+        FGMM_TRY(fgmm__labels_block(labels, begin, block));
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__labels_take(fgmm_labels *labels, const char *path, int64_t bytes)
 {
     fgmm_status status = FGMM_OK;
@@ -304,7 +318,7 @@ cleanup:
 
 /* ---- keeping the least keys ---- */
 
-enum { DIGIT_BITS = 16, DIGITS = 1 << DIGIT_BITS, WORD_BITS = 64, BLOCKS_BETWEEN_TICKS = 1024 };
+enum { DIGIT_BITS = 16, DIGITS = 1 << DIGIT_BITS, WORD_BITS = 64 };
 
 /* Floating-point numbers from 0 up are in the order of their bits. */
 static uint64_t bits_of(double key)
@@ -314,20 +328,6 @@ static uint64_t bits_of(double key)
     return bits;
 }
 
-/* The next block in row order; rows 0 behind the last. Ticks now and then. */
-static fgmm_status next_block(fgmm_labels *labels, fgmm_comm *comm, fgmm_label_block *block)
-{
-    fgmm_status status = FGMM_OK;
-    int64_t begin = block->rows > 0 ? block->begin + block->rows : labels->shape.begin;
-    if (begin / FGMM_QUANTUM % BLOCKS_BETWEEN_TICKS == 0)
-        FGMM_TRY(fgmm__comm_tick(comm));
-    *block = (fgmm_label_block){.rows = 0};
-    if (begin < labels->shape.end)
-        FGMM_TRY(fgmm__labels_block(labels, begin, block));
-cleanup:
-    return status;
-}
-
 /* Counts, over all ranks, the keys whose bits above the digit at `shift` are `prefix`, by that digit. */
 static fgmm_status count_digits(fgmm_labels *labels, fgmm_comm *comm, uint64_t prefix, int shift,
                                 int64_t *counts)
@@ -335,7 +335,7 @@ static fgmm_status count_digits(fgmm_labels *labels, fgmm_comm *comm, uint64_t p
     fgmm_status status = FGMM_OK;
     fgmm_label_block block = {.rows = 0};
     memset(counts, 0, DIGITS * sizeof *counts);
-    while ((status = next_block(labels, comm, &block)) == FGMM_OK && block.rows > 0)
+    while ((status = fgmm__labels_next(labels, comm, &block)) == FGMM_OK && block.rows > 0)
         for (int32_t i = 0; i < block.n; i++) {
             uint64_t above = bits_of(block.keys[i]) >> shift;
             if (block.keys[i] >= 0 && above >> DIGIT_BITS == prefix)
@@ -354,7 +354,7 @@ static fgmm_status largest_key(fgmm_labels *labels, fgmm_comm *comm, uint64_t fi
     fgmm_status status = FGMM_OK;
     fgmm_label_block block = {.rows = 0};
     *limit = -1;
-    while ((status = next_block(labels, comm, &block)) == FGMM_OK && block.rows > 0)
+    while ((status = fgmm__labels_next(labels, comm, &block)) == FGMM_OK && block.rows > 0)
         for (int32_t i = 0; i < block.n; i++)
             if (block.keys[i] > *limit && (all || bits_of(block.keys[i]) < first_out))
                 *limit = block.keys[i];
@@ -390,7 +390,7 @@ fgmm_status fgmm__labels_trim(fgmm_labels *labels, double limit, fgmm_comm *comm
 {
     fgmm_status status = FGMM_OK;
     fgmm_label_block block = {.rows = 0};
-    while ((status = next_block(labels, comm, &block)) == FGMM_OK && block.rows > 0) {
+    while ((status = fgmm__labels_next(labels, comm, &block)) == FGMM_OK && block.rows > 0) {
         int32_t at = 0;
         for (int32_t row = 0; row < block.rows; row++) {
             int32_t count = fgmm__label_count(&block, row), kept = 1;

@@ -51,6 +51,10 @@ int64_t fgmm__labels_postings(const fgmm_labels *labels); /* in the blocks so fa
 /* The block that begins at global row `begin`; what it points to lasts until the next call. */
 fgmm_status fgmm__labels_block(fgmm_labels *labels, int64_t begin, fgmm_label_block *out);
 
+/* The block after *block (before the first call zeroed), in row order; rows 0 behind the last. Ticks now and
+ * then. */
+fgmm_status fgmm__labels_next(fgmm_labels *labels, fgmm_comm *comm, fgmm_label_block *block);
+
 /* Makes what was written durable; *bytes: the length of the file. */
 fgmm_status fgmm__labels_sync(fgmm_labels *labels, int64_t *bytes);
 /* Takes over the blocks of another run's file, of the same shape but for its rows, that lie in this one's

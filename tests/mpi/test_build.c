@@ -151,7 +151,8 @@ static void lists_are_those_of_a_plain_implementation(void **state)
         bool fine = build(comm, path, &options, &report) && report.postings == plain->postings &&
                     index_is(path, plain, true);
         fine = fine && (rule == FGMM_ASSIGN_HARD ? plain->postings == ROWS : plain->postings > ROWS * 5 / 4);
-        fine = fine && report.windows == 1 && fgmm_test_leftovers(path) == 0;
+        fine =
+            fine && report.windows >= 1 && report.windows <= report.rounds && fgmm_test_leftovers(path) == 0;
         free(plain);
         assert_true(on_all_ranks(fine));
     }
@@ -193,7 +194,7 @@ static void the_file_is_the_same_for_any_ranks_windows_rounds_and_tiles(void **s
         tight.resources.residency = FGMM_RESIDENCY_STREAM;
         bool fine = build(alone, reference, &plain, NULL) && on_all_ranks(true);
         fine = fine && build(comm, path, &tight, &report) && same_bytes(reference, path);
-        fine = fine && report.windows > 3 && report.rounds > 2 * report.windows;
+        fine = fine && report.windows > 3 && report.rounds > 3;
         unlink(reference);
         free(reference);
         free(path);

@@ -576,6 +576,7 @@ static void parameters_out_of_range_are_refused(void **state)
     options.neighbors = 1000;
     options.resources.tile_rows = 1024;
     options.resources.host_memory_bytes = 9500000;
+    options.window_bytes = 100000;
     assert_true(refused(&options, "--neighbors"));
 }
 
