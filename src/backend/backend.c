@@ -13,6 +13,17 @@ fgmm_status fgmm__backend_create(fgmm_comm *comm, fgmm_device *device, int threa
     return fgmm__backend_cpu.create(comm, device, threads, out);
 }
 
+const fgmm_backend_ops *fgmm__backend_ops_of(bool gpus)
+{
+    if (!gpus)
+        return &fgmm__backend_cpu;
+#ifdef FGMM_HAVE_CUDA
+    return &fgmm__backend_cuda;
+#else
+    return NULL;
+#endif
+}
+
 void fgmm__backend_destroy(fgmm_backend *backend)
 {
     if (backend != NULL)

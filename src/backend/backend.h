@@ -105,6 +105,8 @@ struct fgmm_backend {
 extern const fgmm_backend_ops fgmm__backend_cpu;
 extern const fgmm_backend_ops fgmm__backend_cuda; /* defined when built with CUDA (FGMM_HAVE_CUDA) */
 
+/* The table of the kind that computes on GPUs, or of the other; NULL where it was not built. */
+const fgmm_backend_ops *fgmm__backend_ops_of(bool gpus);
 /* Collective: the backend of an opened device (NULL: CPU). */
 fgmm_status fgmm__backend_create(fgmm_comm *comm, fgmm_device *device, int threads, fgmm_backend **out);
 void fgmm__backend_destroy(fgmm_backend *backend); /* accepts NULL */

@@ -26,6 +26,7 @@ const fgmm_command fgmm__commands[] = {
     {"groundtruth", "find the exact nearest rows of queries", fgmm__cmd_groundtruth},
     {"eval", "hold models and rules of lists against one another", fgmm__cmd_eval},
     {"export", "write an index for FAISS, or a model's centroids", fgmm__cmd_export},
+    {"plan", "say what a fit will take, before there is a job", fgmm__cmd_plan},
     {"bench", "time the parts against what the machine can do", fgmm__cmd_bench},
     {"convert", "write rows in another format or element type", fgmm__cmd_convert},
     {"info", "say what a file holds", fgmm__cmd_info},

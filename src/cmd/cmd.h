@@ -64,6 +64,7 @@ fgmm_status fgmm__cmd_convert(int argc, char **argv);
 fgmm_status fgmm__cmd_info(int argc, char **argv);
 fgmm_status fgmm__cmd_synth(int argc, char **argv);
 fgmm_status fgmm__cmd_sample(int argc, char **argv);
+fgmm_status fgmm__cmd_plan(int argc, char **argv);
 fgmm_status fgmm__cmd_export(int argc, char **argv);
 fgmm_status fgmm__cmd_bench(int argc, char **argv);
 

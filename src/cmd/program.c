@@ -34,10 +34,6 @@ void fgmm__print_version(void)
 
 fgmm_status fgmm__unknown_command(const char *name)
 {
-    static const char *const later[] = {"plan"};
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        if (strcmp(name, later[i]) == 0)
-            return fgmm__fail(FGMM_ERR_INPUT, "`%s` is not part of this version", name);
     const char *nearest = NULL;
     int distance = 3;
     for (const fgmm_command *command = fgmm__commands; command->name != NULL; command++) {

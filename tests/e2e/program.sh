@@ -25,11 +25,8 @@ done
 
 fails 2 'unknown command `fly`' fly
 fails 2 'did you mean `fit`?' fot
-fails 2 '`plan` is not part of this version' plan -n 1M
 fails 2 '`--precision fast` is not part of this version' fit "$data" -k 3 -o m.h5 --precision fast
-for later in --n-init --train-rows=5 --weights; do
-    fails 2 "\`${later%=*}\` is not part of this version" fit "$data" -k 3 -o m.h5 "$later"
-done
+fails 2 '`--weights` is not part of this version' fit "$data" -k 3 -o m.h5 --weights
 fails 2 'fgmm: fit: --covariance: `fulll` is not one of' fit "$data" -k 3 -o m.h5 --covariance fulll
 fails 2 '--comm-timeout: 0 is not a time above 0' fit "$data" -k 3 -o m.h5 --comm-timeout 0
 fails 2 '/nowhere/log: the log cannot be written' fit "$data" -k 3 -o m.h5 --log-json /nowhere/log
