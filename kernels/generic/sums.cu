@@ -90,17 +90,9 @@ struct Roundings {
 
 /* Four elements of a row as they are stored, in whole registers while they are on their way: as elements, the
  * compiler would take them apart, and so wait for them, where they are loaded. */
-template <typename T> struct Stored {
-    static constexpr int kWords = sizeof(T); /* of 4 bytes */
-    uint32_t word[kWords];
+template <typename T> struct alignas(alignof(Quad<T>)) Stored {
+    uint32_t word[sizeof(T)];
 
-    __device__ __forceinline__ void hold(const Quad<T> &quad)
-    {
-        memcpy(word, &quad, sizeof word);
-#pragma unroll
-        for (int i = 0; i < kWords; i++)
-            asm volatile("" : "+r"(word[i]));
-    }
     __device__ __forceinline__ Quad<T> quad() const
     {
         Quad<T> quad;
@@ -119,18 +111,18 @@ template <typename M, typename T, bool kWhole> struct Batch {
     /* Of the row that the pair of lane `owner` names. kWhole is known at compile time, so that loads do not
      * wait for each other. */
     template <typename E>
-    static __device__ __forceinline__ Quad<E> load(const Run &run, const fgmm_row_view &rows, int owner,
-                                                   int d)
+    static __device__ __forceinline__ Stored<E> load(const Run &run, const fgmm_row_view &rows, int owner,
+                                                     int d)
     {
         if constexpr (kWhole) {
             const uint32_t quads = __shfl_sync(kWholeWarp, run.quads, owner) + d / 4;
-            Quad<E> quad = {};
-            if (d < rows.dim)
-                quad = static_cast<const Quad<E> *>(rows.data)[quads];
-            return quad;
+            return d < rows.dim ? static_cast<const Stored<E> *>(rows.data)[quads] : Stored<E>{};
         } else {
             const int row = __shfl_sync(kWholeWarp, run.pair.row, owner);
-            return load_quad(row_of<E>(rows, row), d, rows.dim, false);
+            const Quad<E> quad = load_quad(row_of<E>(rows, row), d, rows.dim, false);
+            Stored<E> stored;
+            memcpy(stored.word, &quad, sizeof stored);
+            return stored;
         }
     }
 
@@ -141,9 +133,9 @@ template <typename M, typename T, bool kWhole> struct Batch {
 #pragma unroll
         for (int j = 0; j < kRows; j++) {
             const int owner = min(i + j, last);
-            metric[j].hold(load<M>(run, metric_rows, owner, d));
+            metric[j] = load<M>(run, metric_rows, owner, d);
             if constexpr (!kSame)
-                original[j].hold(load<T>(run, original_rows, owner, d));
+                original[j] = load<T>(run, original_rows, owner, d);
         }
     }
 };
