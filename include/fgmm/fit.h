@@ -22,8 +22,10 @@ typedef struct {
     fgmm_init init;
     const char *init_model; /* path for FGMM_INIT_MODEL */
     uint64_t seed;
-    int32_t n_init; /* fits with the seeds seed, seed + 1, ...: the one of the largest log-likelihood
-                       (k-means: the least mean squared distance) is kept, the first of equal ones; 1 */
+    int32_t n_init;      /* fits with the seeds seed, seed + 1, ...: the one of the largest log-likelihood
+                            (k-means: the least mean squared distance) is kept, the first of equal ones; 1 */
+    const char *weights; /* a file of a weight a row (data/weights.h), taken relative to their mean; NULL:
+                            each row counts as one. On the CPU alone */
     /* where it runs */
     fgmm_backend_kind backend;
     int threads; /* 0: size of the affinity mask */

@@ -129,8 +129,10 @@ static void keep_nearest(fgmm__cpu_pair *pairs, size_t *n, double *log_density)
     *n = 1;
 }
 
-/* Responsibilities of all rows of a block, those too small to matter left out; log-densities are added up. */
-static void weigh(const fgmm__cpu_estep *e, fgmm__cpu_work *w, int32_t n_rows, findings *found)
+/* Responsibilities of all rows of a block, those too small to matter left out; log-densities are added up. A
+ * row of weight w counts w times in both; weights: [n_rows], NULL: once. */
+static void weigh(const fgmm__cpu_estep *e, fgmm__cpu_work *w, int32_t n_rows, const double *weights,
+                  findings *found)
 {
     fgmm__cpu_pair *pairs = w->sorted.at;
     double least = exp2(-e->model->margin);
@@ -144,10 +146,11 @@ static void weigh(const fgmm__cpu_estep *e, fgmm__cpu_work *w, int32_t n_rows, f
             keep_nearest(row, &n, &log_density);
         else
             log_density = fgmm__cpu_normalise(row, n);
+        double weight = weights != NULL ? weights[i] : 1;
         for (size_t j = 0; j < n; j++)
-            if (row[j].value >= least)
-                pairs[kept++] = row[j];
-        double t = log_density * e->log_inverse, high = nearbyint(t);
+            if (row[j].value >= least && weight > 0)
+                pairs[kept++] = (fgmm__cpu_pair){row[j].k, row[j].row, row[j].value * weight};
+        double t = log_density * weight * e->log_inverse, high = nearbyint(t);
         found->log_high += (int64_t)high;
         found->log_low += (int64_t)nearbyint((t - high) * e->log_step);
     }
@@ -185,7 +188,7 @@ static fgmm_status look_at_block(const fgmm__cpu_estep *e, fgmm__cpu_work *w, co
     fgmm_status status = FGMM_OK;
     block->n_rows = fgmm__cpu_load(e->model, tile, first, block->x);
     FGMM_TRY(fgmm__cpu_candidates(e->model, w, block->x, block->n_rows));
-    weigh(e, w, block->n_rows, found);
+    weigh(e, w, block->n_rows, tile->weights != NULL ? tile->weights + first : NULL, found);
     if (e->sums != NULL)
         FGMM_TRY(sort_by_bucket(e->sums, &w->sorted, &found->pairs, block));
 cleanup:

@@ -150,8 +150,6 @@ static void find_nearest(const fgmm_option *table, const char *text, char *neare
 {
     char name[64];
     for (; table != NULL && table->name != NULL; table++) {
-        if (table->kind == FGMM_OPT_LATER)
-            continue;
         const char *names = table->name;
         while (next_name(&names, ',', name, sizeof name)) {
             int d = fgmm__edit_distance(text, name);
@@ -215,8 +213,6 @@ static fgmm_status set_value(const fgmm_option *option, const char *given, const
         return fgmm__fail(FGMM_ERR_INPUT, "%s: `%s` is not a number (such as 0.5 or 1e-3)", given, value);
     case FGMM_OPT_CHOICE:
         return set_choice(option, given, value);
-    case FGMM_OPT_LATER:
-        break;
     }
     return fgmm__fail(FGMM_ERR_RUNTIME, "%s: an option of no known kind", given);
 }
@@ -235,8 +231,6 @@ static fgmm_status parse_option(int argc, char **argv, int *at, const fgmm_optio
 
     char given[64];
     snprintf(given, sizeof given, "%.*s", (int)length, text);
-    if (option->kind == FGMM_OPT_LATER)
-        return fgmm__fail(FGMM_ERR_INPUT, "`%s` is not part of this version", given);
     if (text[length] == '=') {
         if (option->kind == FGMM_OPT_FLAG)
             return fgmm__fail(FGMM_ERR_INPUT, "%s takes no value", given);
@@ -300,8 +294,6 @@ static void print_table(const char *title, const fgmm_option *table)
         return;
     printf("\n%s\n", title);
     for (; table->name != NULL; table++) {
-        if (table->kind == FGMM_OPT_LATER)
-            continue;
         int at = printf("  ");
         for (const char *c = table->name; *c != '\0'; c++)
             at += printf("%c%s", *c, *c == ',' ? " " : "");

@@ -7,13 +7,12 @@
 #include "fgmm/status.h"
 
 typedef enum {
-    FGMM_OPT_FLAG,   /* bool *: present or not */
-    FGMM_OPT_TEXT,   /* const char **: points into argv */
-    FGMM_OPT_COUNT,  /* int64_t *: 12, 1k, 1M, 1G (decimal), 1e9 */
-    FGMM_OPT_BYTES,  /* int64_t *: plain bytes or KiB, MiB, GiB, TiB */
-    FGMM_OPT_REAL,   /* double * */
-    FGMM_OPT_CHOICE, /* int *: index into `choices`, names separated by '|' */
-    FGMM_OPT_LATER   /* refused: not part of this version; not in the help */
+    FGMM_OPT_FLAG,  /* bool *: present or not */
+    FGMM_OPT_TEXT,  /* const char **: points into argv */
+    FGMM_OPT_COUNT, /* int64_t *: 12, 1k, 1M, 1G (decimal), 1e9 */
+    FGMM_OPT_BYTES, /* int64_t *: plain bytes or KiB, MiB, GiB, TiB */
+    FGMM_OPT_REAL,  /* double * */
+    FGMM_OPT_CHOICE /* int *: index into `choices`, names separated by '|' */
 } fgmm_option_kind;
 
 typedef struct {

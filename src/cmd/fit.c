@@ -59,6 +59,10 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
          "fit to N of the rows, one drawn from each of N equal parts: those of convert --sample N with the "
          "same "
          "--seed (all)"},
+        {"--weights", FGMM_OPT_TEXT, &a->fit.weights, "FILE",
+         "a weight a row, 0 or more, taken relative to their mean: .npy ('<f4', '<f8') or .fbin (u32 rows, "
+         "u32 1, f32); "
+         "of --rows alone where it is given. Computed on CPUs (each row counts as one)"},
         {"--residency", FGMM_OPT_CHOICE, &a->residency, "auto|device|host|stream",
          "where a rank's rows live between iterations; stream reads them again each time (auto)"},
         {"--device-memory", FGMM_OPT_BYTES, &a->fit.device_memory_bytes, "BYTES",
@@ -69,7 +73,6 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
         {"--checkpoint-every", FGMM_OPT_REAL, &a->fit.checkpoint_seconds, "SECONDS",
          "time between checkpoints (60)"},
         {"--resume", FGMM_OPT_FLAG, &a->resume, NULL, "go on from the checkpoint; without one, start afresh"},
-        {"--weights", FGMM_OPT_LATER, NULL, NULL, NULL},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
     };
     return fgmm__cmd_parse(argc, argv, usage, description, table, sources, n_sources, done);

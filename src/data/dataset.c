@@ -192,12 +192,22 @@ uint64_t fgmm__dataset_fingerprint(const fgmm_dataset *dataset)
     return dataset->sample > 0 ? XXH3_64bits_withSeed(sample, sizeof sample, hash) : hash;
 }
 
+int64_t fgmm__dataset_range(const fgmm_dataset *dataset)
+{
+    return dataset->rows;
+}
+
+int64_t fgmm__dataset_drawn(const fgmm_dataset *dataset, int64_t row)
+{
+    if (dataset->sample == 0)
+        return row;
+    return fgmm__sample_row(dataset->rows, dataset->seed, FGMM_RNG_SAMPLE, row, dataset->sample);
+}
+
 /* The row of the files joined that row `row` of the dataset is. */
 static int64_t place_of(const fgmm_dataset *dataset, int64_t row)
 {
-    if (dataset->sample > 0)
-        row = fgmm__sample_row(dataset->rows, dataset->seed, FGMM_RNG_SAMPLE, row, dataset->sample);
-    return dataset->begin + row;
+    return dataset->begin + fgmm__dataset_drawn(dataset, row);
 }
 
 /* The file that holds row `row` of the files joined. */

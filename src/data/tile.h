@@ -14,6 +14,8 @@ typedef struct {
     bool lasting; /* the data stay as they are until the next pass begins, not until the next tile only */
     const void
         *data; /* [rows][dim] row-major: device memory under the CUDA backend, host memory under the CPU's */
+    const double
+        *weights; /* [rows] host memory, 0 to 1; NULL: each row counts as one. E-steps of the CPU alone */
 } fgmm_tile;
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "data/shard.h"
+#include "data/weights.h"
 #include "model/mstep.h"
 
 typedef struct fgmm_em fgmm_em;
@@ -11,8 +12,9 @@ struct fgmm_em {
     fgmm_comm *comm;
     fgmm_backend *backend;
     const fgmm_dataset *dataset;
-    fgmm_shard *shard;       /* loaded */
-    const double *min, *max; /* [dim] range of all rows */
+    fgmm_shard *shard;           /* loaded */
+    const fgmm_weights *weights; /* of rows, loaded; NULL: each counts as one */
+    const double *min, *max;     /* [dim] range of all rows */
     int64_t max_iter;
     double tol, reg_covar;
     const char *name; /* of the phase, for progress: "k-means start", "iteration" */

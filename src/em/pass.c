@@ -15,6 +15,8 @@ static fgmm_status walk(fgmm_em *em)
         FGMM_TRY(fgmm__shard_next(em->shard, &tile));
         if (tile.rows == 0)
             break;
+        if (em->weights != NULL)
+            tile.weights = fgmm__weights_from(em->weights, tile.begin);
         FGMM_TRY(em->backend->ops->estep_tile(em->backend, &tile));
         fgmm__progress_add(tile.rows);
     }
@@ -43,6 +45,8 @@ fgmm_status fgmm__em_pass(fgmm_em *em, const fgmm_components *components, fgmm_m
         moment = FGMM_MOMENT_NONE;
     fgmm_status status =
         fgmm__grid_create(fgmm_dataset_rows(em->dataset), em->min, em->max, components, grid);
+    if (status == FGMM_OK && em->weights != NULL)
+        (*grid)->unit = fgmm__weights_unit(em->weights);
     if (status == FGMM_OK)
         status = fgmm__stats_create(components->k, components->dim, moment, stats);
     if (status == FGMM_OK)

@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
+#include "data/partition.h"
+#include "data/weights.h"
 #include "em/em.h"
 #include "init/init.h"
 #include "model/covariance.h"
@@ -31,6 +33,7 @@ typedef struct {
     fgmm_device *device;
     fgmm_backend *backend;
     fgmm_shard *shard;
+    fgmm_weights *weights;      /* of rows; NULL: each counts as one */
     fgmm_model *start;          /* --init MODEL.h5, else NULL */
     double *min, *max, *origin; /* [dim] */
     int32_t run;                /* which of options->n_init fits */
@@ -71,6 +74,8 @@ static fgmm_status check_options(const fit *f)
         return fgmm__fail(FGMM_ERR_INPUT, "components are fitted by l2 or cosine, not by the inner product");
     if (o->max_iter < 0 || !(o->tol >= 0) || !(o->reg_covar >= 0))
         return fgmm__fail(FGMM_ERR_INPUT, "--max-iter, --tol and --reg-covar must not be negative");
+    if (o->weights != NULL && o->backend == FGMM_BACKEND_CUDA)
+        return fgmm__fail(FGMM_ERR_INPUT, "weights of rows are for the CPU in this version: --backend cpu");
     if (o->n_init < 1)
         return fgmm__fail(FGMM_ERR_INPUT, "--n-init %d: must be 1 or more", o->n_init);
     if (o->n_init > 1 && o->init == FGMM_INIT_MODEL)
@@ -113,7 +118,9 @@ static uint64_t hash_options(const fit *f)
         words[6] = XXH3_64bits(f->start->means, (size_t)f->start->k * (size_t)f->start->dim * sizeof(double));
         words[7] = XXH3_64bits(f->start->weights, (size_t)f->start->k * sizeof(double));
     }
-    return XXH3_64bits_withSeed(words, sizeof words, (uint64_t)o->n_init - 1);
+    uint64_t hash = XXH3_64bits_withSeed(words, sizeof words, (uint64_t)o->n_init - 1);
+    uint64_t weights = f->weights != NULL ? fgmm__weights_fingerprint(f->weights) : 0;
+    return f->weights != NULL ? XXH3_64bits_withSeed(&weights, sizeof weights, hash) : hash;
 }
 
 /* ---- checkpoints ---- */
@@ -195,10 +202,17 @@ static fgmm_status open_backend(fit *f)
 {
     fgmm_status status = FGMM_OK;
     int threads = f->options->threads > 0 ? f->options->threads : omp_get_max_threads();
-    FGMM_TRY(fgmm__device_open(f->comm, f->options->backend, &f->device));
+    fgmm_backend_kind kind = f->weights != NULL ? FGMM_BACKEND_CPU : f->options->backend;
+    FGMM_TRY(fgmm__device_open(f->comm, kind, &f->device));
     FGMM_TRY(fgmm__backend_create(f->comm, f->device, threads, &f->backend));
 cleanup:
     return status;
+}
+
+/* Of the largest rank, a quantum over. */
+static int64_t weights_bytes(const fit *f)
+{
+    return (fgmm_dataset_rows(f->dataset) / fgmm_comm_size(f->comm) + FGMM_QUANTUM) * (int64_t)sizeof(double);
 }
 
 static fgmm_status load_shard(fit *f)
@@ -214,6 +228,7 @@ static fgmm_status load_shard(fit *f)
         .host_memory_bytes = o->host_memory_bytes,
         .cap_whole_process = true,
         .tile_rows = o->tile_rows,
+        .reserved_bytes = f->weights != NULL ? weights_bytes(f) : 0,
         .backend_bytes = f->backend->ops->workspace_bytes(o->covariance, moment, o->k, dim),
     };
     FGMM_ALLOC(f->min, dim, "ranges");
@@ -224,6 +239,9 @@ static fgmm_status load_shard(fit *f)
         FGMM_TRY(f->watch->started(f->device, fgmm__shard_end(f->shard) - fgmm__shard_begin(f->shard),
                                    fgmm__shard_where(f->shard)));
     FGMM_TRY(fgmm__shard_load(f->shard, f->min, f->max));
+    if (f->weights != NULL)
+        FGMM_TRY(
+            fgmm__weights_load(f->weights, f->comm, fgmm__shard_begin(f->shard), fgmm__shard_end(f->shard)));
 cleanup:
     return status;
 }
@@ -236,6 +254,7 @@ static fgmm_em new_em(fit *f, const char *name, int64_t max_iter, double tol)
                      .backend = f->backend,
                      .dataset = f->dataset,
                      .shard = f->shard,
+                     .weights = f->weights,
                      .min = f->min,
                      .max = f->max,
                      .max_iter = max_iter,
@@ -278,7 +297,7 @@ static fgmm_status kmeans_means(fit *f, const fgmm_model *resumed, double *means
         FGMM_TRY(fgmm__model_copy(resumed, &kmeans));
     } else {
         FGMM_TRY(new_model(f, FGMM_KMEANS, FGMM_SPHERICAL, &kmeans));
-        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, f->seed, f->options->k, kmeans->means));
+        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->weights, f->comm, f->seed, f->options->k, kmeans->means));
     }
     FGMM_TRY(fgmm__em_run(&em, kmeans));
     memcpy(means, kmeans->means, (size_t)kmeans->k * (size_t)kmeans->dim * sizeof *means);
@@ -310,7 +329,7 @@ static fgmm_status make_start(fit *f, const fgmm_model *resumed, fgmm_model **ou
     } else if (o->init == FGMM_INIT_RANDOM) {
         FGMM_TRY(fgmm__init_random(f->dataset, f->comm, f->seed, o->k, model->means));
     } else {
-        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->comm, f->seed, o->k, model->means));
+        FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->weights, f->comm, f->seed, o->k, model->means));
     }
     f->phase = FGMM_PHASE_FIT;
     if (o->algorithm == FGMM_GMM && !whole) {
@@ -425,6 +444,8 @@ fgmm_status fgmm__fit(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_f
     status = check_options(&f);
     if (status == FGMM_OK)
         status = read_start(&f);
+    if (status == FGMM_OK && options->weights != NULL)
+        status = fgmm__weights_open(options->weights, dataset, &f.weights);
     f.options_hash = hash_options(&f);
     if (status == FGMM_OK)
         status = resume(&f, &resumed);
@@ -445,6 +466,7 @@ cleanup:
     fgmm_model_destroy(f.best);
     fgmm_model_destroy(f.start);
     fgmm__shard_destroy(f.shard);
+    fgmm__weights_close(f.weights);
     fgmm__backend_destroy(f.backend);
     fgmm__device_close(f.device);
     free(f.min);

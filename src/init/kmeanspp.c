@@ -17,7 +17,8 @@ typedef struct {
     int64_t n, blocks;
     int32_t dim;
     float *nearest;     /* [n] squared distance from the nearest mean so far */
-    double *block_sums; /* [blocks] of nearest */
+    double *weights;    /* [n], NULL: 1 each */
+    double *block_sums; /* [blocks] of shares */
 } sample;
 
 static float squared_distance(const float *a, const float *b, int32_t dim)
@@ -29,17 +30,24 @@ static float squared_distance(const float *a, const float *b, int32_t dim)
     return sum;
 }
 
-/* Takes row `chosen` as a mean; returns the new total. */
+/* What a row's chance to be drawn is proportional to. */
+static double share(const sample *s, int64_t i)
+{
+    return s->weights != NULL ? s->weights[i] * (double)s->nearest[i] : (double)s->nearest[i];
+}
+
+/* Takes row `chosen` as a mean (-1: none); returns the new total. */
 static double take(sample *s, int64_t chosen)
 {
-    const float *mean = s->rows + chosen * s->dim;
+    const float *mean = chosen < 0 ? NULL : s->rows + chosen * s->dim;
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s->blocks; b++) {
         int64_t end = (b + 1) * BLOCK_ROWS < s->n ? (b + 1) * BLOCK_ROWS : s->n;
         double sum = 0;
         for (int64_t i = b * BLOCK_ROWS; i < end; i++) {
-            s->nearest[i] = fminf(s->nearest[i], squared_distance(s->rows + i * s->dim, mean, s->dim));
-            sum += s->nearest[i];
+            if (mean != NULL)
+                s->nearest[i] = fminf(s->nearest[i], squared_distance(s->rows + i * s->dim, mean, s->dim));
+            sum += share(s, i);
         }
         s->block_sums[b] = sum;
     }
@@ -60,19 +68,30 @@ static int64_t pick(const sample *s, double target)
         }
         int64_t end = (b + 1) * BLOCK_ROWS < s->n ? (b + 1) * BLOCK_ROWS : s->n;
         for (int64_t i = b * BLOCK_ROWS; i < end; i++) {
-            if (s->nearest[i] > 0)
+            if (share(s, i) > 0)
                 last = i;
-            if ((target -= s->nearest[i]) < 0 && s->nearest[i] > 0)
+            if ((target -= share(s, i)) < 0 && share(s, i) > 0)
                 return i;
         }
     }
     return last; /* rounding carried the target past the end */
 }
 
+/* Any row, as likely as it is heavy. */
+static int64_t draw_first(sample *s, uint64_t seed)
+{
+    if (s->weights == NULL)
+        return (int64_t)fgmm__philox_below(seed, FGMM_RNG_KMEANSPP, 0, (uint64_t)s->n);
+    for (int64_t i = 0; i < s->n; i++)
+        s->nearest[i] = 1;
+    int64_t row = pick(s, fgmm__philox_uniform(seed, FGMM_RNG_KMEANSPP, 0) * take(s, -1));
+    return row < 0 ? 0 : row; /* none of the sample has a weight */
+}
+
 static fgmm_status choose(sample *s, fgmm_comm *comm, uint64_t seed, int32_t k, double *means)
 {
     fgmm_status status = FGMM_OK;
-    int64_t chosen = (int64_t)fgmm__philox_below(seed, FGMM_RNG_KMEANSPP, 0, (uint64_t)s->n);
+    int64_t chosen = draw_first(s, seed);
     for (int64_t i = 0; i < s->n; i++)
         s->nearest[i] = INFINITY;
     for (int32_t c = 0; c < k; c++) {
@@ -92,23 +111,35 @@ cleanup:
     return status;
 }
 
-fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, uint64_t seed, int32_t k,
-                                double *means)
+/* Rank 0. numbers: [n] of the sample's rows. */
+static fgmm_status make_room(sample *s, const fgmm_weights *weights, const int64_t *numbers)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_ALLOC(s->nearest, s->n, "distances of a sample");
+    FGMM_ALLOC(s->block_sums, s->blocks, "distances of a sample");
+    if (weights != NULL)
+        FGMM_ALLOC(s->weights, s->n, "weights of a sample");
+    for (int64_t i = 0; weights != NULL && i < s->n; i++)
+        FGMM_TRY(fgmm__weights_get(weights, numbers[i], &s->weights[i]));
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, const fgmm_weights *weights, fgmm_comm *comm,
+                                uint64_t seed, int32_t k, double *means)
 {
     fgmm_status status = FGMM_OK;
     float *rows = NULL;
+    int64_t *numbers = NULL;
     sample s = {.dim = fgmm_dataset_dim(dataset)};
     int64_t all = fgmm_dataset_rows(dataset), wanted = (int64_t)FGMM_KMEANSPP_ROWS * k;
     s.n = all < wanted ? all : wanted;
     s.blocks = (s.n + BLOCK_ROWS - 1) / BLOCK_ROWS;
     fgmm__progress_begin("k-means++ start", "means", k);
-    FGMM_TRY(fgmm__sample_rows(dataset, comm, seed, FGMM_RNG_SAMPLE, s.n, NULL, &rows));
+    FGMM_TRY(fgmm__sample_rows(dataset, comm, seed, FGMM_RNG_SAMPLE, s.n, &numbers, &rows));
     s.rows = rows;
     if (fgmm_comm_rank(comm) == 0) {
-        status = fgmm__alloc((size_t)s.n, sizeof *s.nearest, "distances of a sample", (void **)&s.nearest);
-        if (status == FGMM_OK)
-            status = fgmm__alloc((size_t)s.blocks, sizeof *s.block_sums, "distances of a sample",
-                                 (void **)&s.block_sums);
+        status = make_room(&s, weights, numbers);
         if (status == FGMM_OK)
             status = choose(&s, comm, seed, k, means);
     }
@@ -117,6 +148,8 @@ fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, fgmm_comm *comm, ui
 cleanup:
     fgmm__progress_end();
     free(rows);
+    free(numbers);
+    free(s.weights);
     free(s.nearest);
     free(s.block_sums);
     return status;

@@ -46,6 +46,8 @@ enum { FGMM_NPY_HEADER = 1 << 16 };
 fgmm_status fgmm__npy_header(const char *source, const fgmm_file *file, char *text, int64_t *data_offset);
 /* What stands behind 'key': in a header, or NULL. */
 const char *fgmm__npy_value(const char *header, const char *key);
+/* npy.c. The length of an array with one axis, or of shape [length, 1]; false for another. */
+bool fgmm__npy_length(const char *header, int64_t *length);
 
 /* Whether `path` ends in `extension` (".fbin", any case). */
 bool fgmm__has_extension(const char *path, const char *extension);

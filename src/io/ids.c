@@ -10,21 +10,6 @@ struct fgmm_ids {
     int64_t rows, data_offset;
 };
 
-/* "(10,)", "(10, 1)" */
-static bool parse_length(const char *shape, int64_t *length)
-{
-    char *end;
-    if (shape == NULL || *shape != '(')
-        return false;
-    *length = strtoll(shape + 1, &end, 10);
-    if (end == shape + 1 || *length < 0)
-        return false;
-    end += strspn(end, " ,");
-    if (*end == '1')
-        end += 1 + strspn(end + 1, " ,");
-    return *end == ')';
-}
-
 static fgmm_status open_npy(fgmm_ids *ids)
 {
     fgmm_status status = FGMM_OK;
@@ -37,7 +22,7 @@ static fgmm_status open_npy(fgmm_ids *ids)
             FGMM_ERR_INPUT,
             "%s: ids are little-endian 64-bit numbers; save them so: numpy.save(file, ids.astype('<i8'))",
             ids->path);
-    if (!parse_length(fgmm__npy_value(text, "shape"), &ids->rows))
+    if (!fgmm__npy_length(text, &ids->rows))
         FGMM_FAIL(FGMM_ERR_INPUT,
                   "%s: ids are an array with one axis; save them so: numpy.save(file, ids.ravel())",
                   ids->path);

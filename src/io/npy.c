@@ -27,6 +27,22 @@ const char *fgmm__npy_value(const char *header, const char *key)
     return at + strspn(at, " ");
 }
 
+/* "(10,)", "(10, 1)" */
+bool fgmm__npy_length(const char *header, int64_t *length)
+{
+    char *end;
+    const char *shape = fgmm__npy_value(header, "shape");
+    if (shape == NULL || *shape != '(')
+        return false;
+    *length = strtoll(shape + 1, &end, 10);
+    if (end == shape + 1 || *length < 0)
+        return false;
+    end += strspn(end, " ,");
+    if (*end == '1')
+        end += 1 + strspn(end + 1, " ,");
+    return *end == ')';
+}
+
 static fgmm_status parse_dtype(const char *source, const char *header, fgmm_dtype *out)
 {
     static const struct {

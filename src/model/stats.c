@@ -135,6 +135,7 @@ fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max
     FGMM_ALLOC(grid, 1, "a grid");
     FGMM_ALLOC(grid->bound, c->dim, "a grid");
     grid->dim = c->dim;
+    grid->unit = 1;
     grid->bits = fgmm__grid_bits(rows);
     for (int32_t d = 0; d < c->dim; d++) {
         double low = fmin(min[d] - c->origin[d], 0), high = fmax(max[d] - c->origin[d], 0);
@@ -170,12 +171,12 @@ double fgmm__stats_join(int64_t high, int64_t low, double bound, int bits)
 
 double fgmm__stats_n(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k)
 {
-    return ldexp((double)stats->n[k], -grid->bits);
+    return ldexp((double)stats->n[k], -grid->bits) * grid->unit;
 }
 
 double fgmm__stats_s(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k, int32_t d)
 {
-    return ldexp((double)stats->s[(size_t)k * stats->dim + d], -grid->bits) * grid->bound[d];
+    return ldexp((double)stats->s[(size_t)k * stats->dim + d], -grid->bits) * grid->bound[d] * grid->unit;
 }
 
 /* The dimensions (i, j), j <= i, of entry `moment` of a lower triangle stored row by row. */
@@ -198,10 +199,10 @@ double fgmm__stats_q(const fgmm_stats *stats, const fgmm_grid *grid, int32_t k, 
         triangle_place(moment, &i, &j);
     if (stats->moment != FGMM_MOMENT_SPHERICAL)
         bound = grid->bound[i] * grid->bound[j];
-    return fgmm__stats_join(stats->q_high[place], stats->q_low[place], bound, grid->bits);
+    return fgmm__stats_join(stats->q_high[place], stats->q_low[place], bound, grid->bits) * grid->unit;
 }
 
 double fgmm__stats_log(const fgmm_stats *stats, const fgmm_grid *grid)
 {
-    return fgmm__stats_join(*stats->log_high, *stats->log_low, grid->log_bound, grid->bits);
+    return fgmm__stats_join(*stats->log_high, *stats->log_low, grid->log_bound, grid->bits) * grid->unit;
 }

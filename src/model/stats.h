@@ -23,7 +23,8 @@ typedef struct {
     int bits;      /* L = min(50, 62 - ceil(log2(rows+1))) */
     double *bound; /* [dim] powers of two >= the spread of rows, means and origin in that dimension */
     double spherical_bound; /* power of two >= sum of bound^2 */
-    double log_bound;       /* power of two >= any |log2-density| of a row (hard: squared distance) */
+    double unit; /* what sums are multiplied by: 1, or what weights of rows at most 1 leave to their mean */
+    double log_bound; /* power of two >= any |log2-density| of a row (hard: squared distance) */
 } fgmm_grid;
 
 typedef struct {

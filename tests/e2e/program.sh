@@ -26,7 +26,7 @@ done
 fails 2 'unknown command `fly`' fly
 fails 2 'did you mean `fit`?' fot
 fails 2 '`--precision fast` is not part of this version' fit "$data" -k 3 -o m.h5 --precision fast
-fails 2 '`--weights` is not part of this version' fit "$data" -k 3 -o m.h5 --weights
+fails 2 '--weights needs a value' fit "$data" -k 3 -o m.h5 --weights
 fails 2 'fgmm: fit: --covariance: `fulll` is not one of' fit "$data" -k 3 -o m.h5 --covariance fulll
 fails 2 '--comm-timeout: 0 is not a time above 0' fit "$data" -k 3 -o m.h5 --comm-timeout 0
 fails 2 '/nowhere/log: the log cannot be written' fit "$data" -k 3 -o m.h5 --log-json /nowhere/log

@@ -109,7 +109,6 @@ static const fgmm_option table[] = {
     {"--host-memory", FGMM_OPT_BYTES, &values.memory, "BYTES", "cap a rank"},
     {"--tol", FGMM_OPT_REAL, &values.tol, "T", "stop under T"},
     {"--covariance", FGMM_OPT_CHOICE, &values.covariance, "spherical|diag|tied|full", "shape"},
-    {"--weights", FGMM_OPT_LATER, NULL, NULL, NULL},
     {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
 };
 static bool quiet;
@@ -201,14 +200,6 @@ static void a_missing_value_is_told_also_when_an_option_follows(void **state)
     assert_refused("-o --resume", "-o needs a value: -o FILE");
 }
 
-static void what_comes_later_is_refused_by_name_and_never_proposed(void **state)
-{
-    (void)state;
-    assert_refused("--weights w.npy", "`--weights` is not part of this version");
-    assert_refused("--weights=w.npy", "`--weights` is not part of this version");
-    assert_refused("--weight w.npy", "unknown option --weight; --help lists the options");
-}
-
 static void edit_distance_counts_a_swap_once(void **state)
 {
     (void)state;
@@ -233,7 +224,6 @@ int main(void)
         cmocka_unit_test(an_unknown_option_names_the_nearest_one),
         cmocka_unit_test(a_bad_value_is_shown_with_what_would_do),
         cmocka_unit_test(a_missing_value_is_told_also_when_an_option_follows),
-        cmocka_unit_test(what_comes_later_is_refused_by_name_and_never_proposed),
         cmocka_unit_test(edit_distance_counts_a_swap_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
