@@ -70,7 +70,7 @@ typedef struct {
                            |x-c_1|^2) or the copies that are needed most, so that the lists hold as many
                            postings as do not exceed R times the rows */
     int32_t max_lists;  /* 8 */
-    int32_t neighbors;  /* need: how many of its nearest rows a row needs; 10 */
+    int32_t neighbors;  /* need: how many of its nearest rows a row needs; 40 */
     int32_t sketch; /* principal coordinates stored a posting, with which searching passes over rows that are
                        too far, at no change of its answers; needs the vectors; 0: none */
     int store_vectors; /* 1 */

@@ -44,7 +44,7 @@ static const fgmm_option table[] = {
      "choose T, E, the rows that soar gives a second list, or the copies of need, so that the lists hold up "
      "to R times the rows; takes 12 bytes of memory for each posting to choose from, at most M a row"},
     {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N",
-     "--assign need: nearest rows that a row needs; takes 8 N + 128 bytes of memory a row (10)"},
+     "--assign need: nearest rows that a row needs; takes 8 N + 128 bytes of memory a row (40)"},
     {"--ids", FGMM_OPT_TEXT, &ids, "FILE",
      "your own ids, one a row, each different and none negative: .npy ('<i8') or .i64bin (u32 rows, u32 1, "
      "then i64) (row numbers)"},

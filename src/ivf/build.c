@@ -58,7 +58,7 @@ void fgmm_build_defaults(fgmm_build_options *options)
                                     .lambda = 0.5,
                                     .epsilon = -1,
                                     .max_lists = 8,
-                                    .neighbors = 10,
+                                    .neighbors = 40,
                                     .store_vectors = 1};
 }
 
