@@ -301,6 +301,7 @@ static fgmm_status sums(fgmm_backend *backend, fgmm_grid **grid_out, fgmm_stats 
     FGMM_ALLOC(grid->bound, dim, "a grid");
     grid->dim = dim;
     grid->bits = r->bits;
+    grid->unit = 1;
     grid->spherical_bound = r->sides[r->summed].summary.spherical_bound;
     grid->log_bound = r->sides[r->summed].summary.log_bound;
     FGMM_TRY(
