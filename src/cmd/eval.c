@@ -27,18 +27,22 @@ enum { MOST_NAMES = 16, MOST_REPLICATIONS = 16, MOST_PROBES = 256 };
 static const char *output, *model_list, *rule_list = "hard,tau,soar,closure",
                                         *replication_list = "1,1.25,1.5,2", *order_list = "centroid",
                                         *truth_file, *train_file;
-static double train_share = 0.5, most_storage = 2;
-static int64_t max_probes = MOST_PROBES, max_lists = 8, sketch, repeats = 1, resamples = 1000, seed;
+static double lambda = -INFINITY, train_share = 0.5, most_storage = 2;
+static int64_t max_probes = MOST_PROBES, max_lists = 8, neighbors, sketch, repeats = 1, resamples = 1000,
+               seed;
 static int metric = -1;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
     {"-o,--output", FGMM_OPT_TEXT, &output, "REPORT", "how the report's files begin: REPORT.csv and so on"},
     {"--models", FGMM_OPT_TEXT, &model_list, "LIST", "models, separated by commas"},
-    {"--rules", FGMM_OPT_TEXT, &rule_list, "LIST", "as build --assign (hard,tau,soar,closure)"},
+    {"--rules", FGMM_OPT_TEXT, &rule_list, "LIST",
+     "as build --assign, which has need, too (hard,tau,soar,closure)"},
     {"--replication", FGMM_OPT_TEXT, &replication_list, "LIST",
      "postings a row, for the rules that give more than one (1,1.25,1.5,2)"},
     {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row, as in build (8)"},
+    {"--lambda", FGMM_OPT_REAL, &lambda, "L", "of soar, as in build (0.5)"},
+    {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N", "of need, as in build (10)"},
     {"--sketch", FGMM_OPT_COUNT, &sketch, "M",
      "judge every search with sketches of M coordinates, too, each of which costs (M+1)/D of a distance (0: "
      "none)"},
@@ -163,6 +167,10 @@ static fgmm_status check(int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "--most-storage %g: must be at least 1", most_storage);
     if (max_lists < 1 || max_lists > 64)
         FGMM_FAIL(FGMM_ERR_INPUT, "--max-lists %lld: must be 1 to 64", (long long)max_lists);
+    if (lambda != -INFINITY && lambda < 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--lambda %g: must be 0 or more", lambda);
+    if (neighbors > INT32_MAX)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
     if (repeats > 1000)
         FGMM_FAIL(FGMM_ERR_INPUT, "--repeats %lld: must be 0 to 1000", (long long)repeats);
     if (resamples < 1 || resamples > 1000000)
@@ -191,6 +199,8 @@ static fgmm_status set_options(struct run *run)
     run->options.n_models = run->models.n;
     run->options.max_lists = (int32_t)max_lists;
     run->options.sketch = (int32_t)sketch;
+    run->options.lambda = lambda;
+    run->options.neighbors = (int32_t)neighbors;
     run->options.repeats = (int32_t)repeats;
     run->options.resamples = (int32_t)resamples;
     run->options.seed = (uint64_t)seed;
@@ -425,11 +435,12 @@ static void print_chosen(const struct run *run, const fgmm_eval_report *report, 
         }
         const fgmm_eval_curve *curve = &report->curves[c];
         const fgmm_eval_cost *cost = &curve->costs[t];
-        printf("%.2f (%.2f-%.2f)  %.0f distances to rows and %d to centroids; %s, %s, %.3f a row, by %s, "
-               "stop %s\n",
+        printf("%.2f (%.2f-%.2f)  %.0f distances to rows and %d to centroids; %s, %s, %.3f a row, %.0f "
+               "bytes, by %s, stop %s, sketch %d\n",
                cost->ratio, cost->low, cost->high, cost->computed, curve->centroids,
                run->options.names[curve->variant.model], fgmm__rule_name(curve->variant.rule), curve->storage,
-               fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt));
+               curve->bytes, fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt),
+               curve->sketch);
     }
     fflush(stdout);
 }

@@ -37,6 +37,10 @@ static fgmm_status build(fgmm_judge *judge, const fgmm_dataset *dataset, const f
     fgmm_build_defaults(&how);
     how.rule = variant->rule;
     how.max_lists = options->max_lists;
+    if (options->neighbors > 0)
+        how.neighbors = options->neighbors;
+    if (options->lambda >= 0)
+        how.lambda = options->lambda;
     how.sketch = options->sketch;
     how.replication = variant->rule == FGMM_ASSIGN_HARD ? 0 : variant->replication;
     how.resources = options->resources;

@@ -12,10 +12,11 @@ typedef struct {
     int32_t n_models;
     fgmm_eval_plan plan;
     bool orders[2]; /* fgmm_probe_order: which are judged; hard lists of the reference always by centroid */
-    int32_t max_lists;  /* as in building */
-    int32_t sketch;     /* coordinates of a sketch: each curve once more with them; 0: none */
-    int32_t max_probes; /* lists a query probes at most */
-    int32_t repeats;    /* timed searches a setting, of which the fastest counts; 0: none */
+    int32_t max_lists, neighbors; /* as in building; 0 neighbours: its default */
+    double lambda;                /* as in building; < 0: its default */
+    int32_t sketch;               /* coordinates of a sketch: each curve once more with them; 0: none */
+    int32_t max_probes;           /* lists a query probes at most */
+    int32_t repeats;              /* timed searches a setting, of which the fastest counts; 0: none */
     int32_t resamples;
     uint64_t seed;
     fgmm_resources resources;
@@ -39,6 +40,7 @@ typedef struct {
     bool learnt;          /* stops by a rule learnt from training queries; else after a number of lists */
     int32_t sketch;       /* 0: all distances are full */
     double storage;       /* postings a row */
+    double bytes;         /* of vectors and sketches, a row */
     int32_t centroids;    /* distances to them, a query */
     double build_seconds; /* of the index */
     int32_t settings;

@@ -27,6 +27,10 @@ static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant
                                .centroids = judge->searcher->index->k,
                                .build_seconds = judge->build_seconds,
                                .settings = settings};
+    const fgmm_index *index = judge->searcher->index;
+    double row_bytes = (double)index->dim * (double)fgmm_dtype_bytes(index->dtype);
+    curve->bytes =
+        judge->storage * (row_bytes + (how->sketch > 0 ? (how->sketch + 1.0) * (double)sizeof(float) : 0));
     FGMM_ALLOC(curve->setting, settings, "a curve");
     FGMM_ALLOC(curve->points, settings, "a curve");
     FGMM_ALLOC(curve->seconds, settings, "a curve");

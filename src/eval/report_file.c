@@ -85,7 +85,7 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
     fprintf(file,
             "%s,recall@10,lists,scanned,distinct,computed,computed_and_centroids,seconds,ratio,low,high,"
             "ratio_rows,"
-            "training_computed\n",
+            "training_computed,bytes\n",
             head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
@@ -104,6 +104,7 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
             field(file, "%.4f", cost->high);
             field(file, "%.4f", cost->ratio_rows);
             field(file, "%.3f", cost->training);
+            field(file, "%.1f", curve->bytes);
             fputc('\n', file);
         }
     }
@@ -196,6 +197,7 @@ static void add_curve(cJSON *curves, const fgmm_eval_options *options, const fgm
 {
     cJSON *object = new_object(curves);
     describe(object, options, curve);
+    put(object, "bytes", curve->bytes);
     put(object, "centroids", curve->centroids);
     put(object, "build_seconds", options->repeats > 0 ? curve->build_seconds : NAN);
     add_costs(object, curve);
@@ -249,6 +251,11 @@ static cJSON *make_json(const fgmm_eval_options *options, const fgmm_eval_facts 
     put(root, "queries", (double)facts->queries);
     put(root, "training_queries", (double)facts->training_queries);
     put(root, "max_probes", options->max_probes);
+    put(root, "max_lists", options->max_lists);
+    if (options->lambda >= 0)
+        put(root, "lambda", options->lambda);
+    if (options->neighbors > 0)
+        put(root, "neighbors", options->neighbors);
     put(root, "resamples", options->resamples);
     put(root, "seed", (double)options->seed);
     put(root, "most_storage", facts->most_storage);
