@@ -22,6 +22,24 @@ cleanup:
     return status;
 }
 
+int32_t fgmm__eval_twin(const fgmm_eval_report *report, int32_t of, int32_t model)
+{
+    const fgmm_eval_curve *a = &report->curves[of];
+    int32_t twin = -1;
+    for (int32_t c = 0; c < report->n; c++) {
+        const fgmm_eval_curve *b = &report->curves[c];
+        if (b->variant.model != model || b->variant.rule != a->variant.rule ||
+            b->variant.replication != a->variant.replication || b->learnt != a->learnt ||
+            b->sketch != a->sketch)
+            continue;
+        if (b->probe_by == a->probe_by)
+            return c;
+        if (b->probe_by == FGMM_PROBE_CENTROID)
+            twin = c;
+    }
+    return twin;
+}
+
 int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage, bool sketches)
 {
     int32_t best = -1;

@@ -95,6 +95,25 @@ cleanup:
 
 /* ---- all ---- */
 
+/* What a model's lists bring beside those of the reference's under the same rule. */
+static fgmm_status compare_models(const fgmm_eval_options *options, fgmm_eval_report *report)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t reference = options->plan.reference_model;
+    for (int32_t c = 0; c < report->n; c++)
+        for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
+            fgmm_eval_cost *cost = &report->curves[c].costs[t];
+            int32_t twin =
+                report->curves[c].variant.model != reference ? fgmm__eval_twin(report, c, reference) : -1;
+            cost->model = cost->model_low = cost->model_high = NAN;
+            if (twin >= 0)
+                FGMM_TRY(fgmm__eval_compare(report, twin, c, t, &cost->model, &cost->model_low,
+                                            &cost->model_high));
+        }
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_eval_options *options,
                        const fgmm_eval_queries *test, const fgmm_eval_queries *train, fgmm_started *started,
                        fgmm_eval_told *told, fgmm_eval_report *out)
@@ -109,6 +128,7 @@ fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int32_t v = 0; v < options->plan.n; v++)
         FGMM_TRY(judge_variant(&judge, dataset, v, v == 0 ? started : NULL));
+    FGMM_TRY(fgmm__comm_agree(comm, compare_models(options, &report)));
     *out = report;
     report = (fgmm_eval_report){.n = 0};
 cleanup:

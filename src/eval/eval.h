@@ -31,6 +31,9 @@ typedef struct {
      * resamples. */
     double ratio, low, high;
     double ratio_rows; /* ... without the centroids */
+    /* Cost of the reference's model, under the same rule and searched alike, over this one; NaN for that
+     * model itself and where it has no such lists. */
+    double model, model_low, model_high;
 } fgmm_eval_cost;
 
 /* One index, one order of probing, one way of stopping. */
@@ -72,6 +75,9 @@ void fgmm__eval_free(fgmm_eval_report *report); /* of a zeroed one, too */
  * resamples; NaN where one does not reach it. */
 fgmm_status fgmm__eval_compare(const fgmm_eval_report *report, int32_t base, int32_t other, int target,
                                double *ratio, double *low, double *high);
+/* The curve of another model's lists of the same rule and replication, searched alike; -1: there is none.
+ * Where only this one has a posterior to probe by, the other's are probed by their centroids. */
+int32_t fgmm__eval_twin(const fgmm_eval_report *report, int32_t of, int32_t model);
 /* The curve that costs the training queries least at a target with at most `storage` postings a row, with or
  * without sketches; -1: none reaches it. */
 int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage, bool sketches);

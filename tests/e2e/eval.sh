@@ -34,6 +34,16 @@ awk -F, 'NR > 1 && !($7 == "fixed" && $3 == "hard" && $8 == 0 && $1 == "\"kmeans
         n++; if (!($18 <= $17 && $17 <= $19 && $18 < $19 && $19 < 3 * $18)) { print; bad = 1 } }
     END { exit bad || n < 60 }' one-costs.csv || fail "intervals make no sense"
 
+# What the mixture brings under the same rule is told for its lists, and is the quotient of what both cost.
+awk -F, 'NR > 1 { key = $3 "," $4 "," $7 "," $8 "," $10
+        if ($1 == "\"kmeans.h5\"") { bad = bad || $23 != ""; kmeans[key] = $15 } else { line[++n] = key "," $15 "," $23 "," $24 "," $25 } }
+    END { for (i = 1; i <= n; i++) { split(line[i], f, ","); key = f[1] "," f[2] "," f[3] "," f[4] "," f[5]
+            if (kmeans[key] == "" || f[6] == "") { bad = bad || f[7] != ""; continue }
+            if (f[7] - kmeans[key] / f[6] > 0.0002 || kmeans[key] / f[6] - f[7] > 0.0002 || (f[8] != "" && !(f[8] < f[7] && f[7] < f[9]))) {
+                print line[i]; bad = 1 }
+            told++ }
+        exit bad || told < 30 }' one-costs.csv || fail "models under the same rule: $(cut -d, -f1,3-10,15,23-25 one-costs.csv)"
+
 # ---- beside build and search ----
 # column FILE NAME: the number of the column of that name.
 column() { head -n 1 "$1" | tr ',' '\n' | grep -n "^$2\$" | cut -d: -f1; }
