@@ -12,14 +12,14 @@ static const struct {
     const char *name;
     fgmm_status (*run)(fgmm_bench *bench);
 } benches[] = {
-    {"estep", fgmm__bench_estep}, {"kmeans", fgmm__bench_kmeans}, {"gemm", fgmm__bench_gemm},
-    {"copy", fgmm__bench_copy},   {"h2d", fgmm__bench_h2d},       {"allreduce", fgmm__bench_allreduce},
-    {"read", fgmm__bench_read},
+    {"estep", fgmm__bench_estep}, {"kmeans", fgmm__bench_kmeans},   {"gemm", fgmm__bench_gemm},
+    {"copy", fgmm__bench_copy},   {"h2d", fgmm__bench_h2d},         {"allreduce", fgmm__bench_allreduce},
+    {"read", fgmm__bench_read},   {"shuffle", fgmm__bench_shuffle},
 };
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static const char usage[] =
-    "[mpirun -n R] fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read [DATA...] [OPTIONS]";
+    "[mpirun -n R] fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read|shuffle [DATA...] [OPTIONS]";
 static const char description[] =
     "Checks the answer against a plain float64 reference, then times; prints one JSON object.\n"
     "estep, kmeans: one E-step (k-means: nearest centroids) over DATA or over rows of a known mixture, "
@@ -29,7 +29,8 @@ static const char description[] =
     "are "
     "timed. `timed` says which.\n"
     "gemm: the vendor's large product. copy: within the backend's memory. h2d: pinned host memory to the "
-    "GPU. allreduce: 64-bit sums over ranks. read: DATA through the readers.";
+    "GPU. allreduce: 64-bit sums over ranks. read: DATA through the readers. shuffle: rows to the ranks that "
+    "own them, in rounds, as build sends them.";
 
 double fgmm__bench_times(fgmm_bench *bench, double *seconds)
 {
@@ -51,11 +52,9 @@ static fgmm_status check(const fgmm_bench *b, const char *name, int *which)
 {
     for (*which = 0; *which < N_BENCHES && strcmp(benches[*which].name, name) != 0;)
         ++*which;
-    if (strcmp(name, "shuffle") == 0)
-        return fgmm__fail(FGMM_ERR_INPUT, "bench `shuffle` is not part of this version");
     if (*which == N_BENCHES)
         return fgmm__fail(FGMM_ERR_INPUT,
-                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read", name);
+                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read shuffle", name);
     if (b->rows < 1 || b->dim < 1 || b->dim > (1 << 20) || b->k < 1 || b->k > INT32_MAX)
         return fgmm__fail(FGMM_ERR_INPUT, "--rows, --dim and -k must be at least 1");
     if (b->reps < 1 || b->reps > FGMM_BENCH_MAX_REPS)
@@ -102,7 +101,8 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
          "standard deviation of the components, in units of half the width of the cube of their means (0.1)"},
         {"--seed", FGMM_OPT_COUNT, &b.seed, "N", "of the rows (1)"},
         {"--reps", FGMM_OPT_COUNT, &b.reps, "R", "timed repeats, after 2 warm-ups (7)"},
-        {"--bytes", FGMM_OPT_BYTES, &b.bytes, "BYTES", "bytes of copy, h2d and allreduce (64MiB)"},
+        {"--bytes", FGMM_OPT_BYTES, &b.bytes, "BYTES",
+         "bytes of copy, h2d and allreduce, and of a round of shuffle (64MiB)"},
         {"--residency", FGMM_OPT_CHOICE, &b.residency, "auto|device|host|stream",
          "where the rows live (auto)"},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
@@ -113,7 +113,7 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
     if (done)
         goto cleanup;
     if (n_positionals < 1)
-        FGMM_FAIL(FGMM_ERR_INPUT, "name a bench: estep kmeans gemm copy h2d allreduce read");
+        FGMM_FAIL(FGMM_ERR_INPUT, "name a bench: estep kmeans gemm copy h2d allreduce read shuffle");
     FGMM_TRY(check(&b, positionals[0], &which));
     b.data = positionals + 1;
     b.n_data = n_positionals - 1;

@@ -33,5 +33,6 @@ fgmm_status fgmm__bench_copy(fgmm_bench *bench);
 fgmm_status fgmm__bench_h2d(fgmm_bench *bench);
 fgmm_status fgmm__bench_allreduce(fgmm_bench *bench);
 fgmm_status fgmm__bench_read(fgmm_bench *bench);
+fgmm_status fgmm__bench_shuffle(fgmm_bench *bench);
 
 #endif

@@ -29,6 +29,8 @@ prints 3 "$estep" kmeans --rows 5000 --dim 17 -k 33 --dtype u8
 prints 1 gemm_tflops gemm
 prints 1 'bytes ms_median gb_per_s' copy --bytes 4MiB
 prints 3 'bytes ms_median gb_per_s' allreduce --bytes 1MiB
+prints 1 'rows dim dtype rounds bytes ms_median gb_per_s' shuffle --rows 2000 --dim 10
+prints 3 'rows dim dtype rounds bytes ms_median gb_per_s' shuffle --rows 50001 --dim 17 --dtype u8 --bytes 64KiB
 prints 2 'rows dim bytes ms_median gb_per_s gb_per_s_first' read "$FGMM_TEST_DATA/passages-10k.fbin"
 
 # shellcheck disable=SC2016 # backticks are words of the messages
@@ -43,7 +45,6 @@ fails() {
 }
 fails 'name a bench'
 fails 'no bench `fly`' fly
-fails 'not part of this version' shuffle
 fails 'needs a GPU' h2d
 fails 'name the data' read
 fails 'as many rows' estep --rows 10 -k 20
