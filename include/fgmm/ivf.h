@@ -76,6 +76,10 @@ typedef struct {
     int store_vectors; /* 1 */
     const char *ids;   /* a file of ids, .npy ('<i8') or .i64bin (u32 rows, u32 1, i64 ids), not negative and
                           each of one row alone; NULL: row numbers */
+    const char
+        *append; /* an index to whose rows those of the data are added: the new one has its model, rule,
+                    parameters and sketches, and the model, the rule and store_vectors that are given here
+                    are not looked at. Its rows come first, row numbers go on from there. NULL: none */
     const char *checkpoint; /* a file for the record of a build that is stopped or fails once all lists are
                                known; they lie beside it, 4 bytes a posting. NULL: nothing is kept */
     int resume;             /* go on from the checkpoint; without one start afresh */
@@ -99,8 +103,10 @@ typedef struct {
     int64_t looked_all; /* rows whose further lists took all centroids, not the nearest few alone */
     int64_t list_min, list_median, list_p99, list_max; /* postings a list */
     int64_t windows,
-        rounds; /* times that gathered postings were written, and rounds of the exchange, a rank */
-    double seconds, load_seconds, assign_seconds, write_seconds; /* in all; of the stages one after another */
+        rounds;   /* times that gathered postings were written, and rounds of the exchange, a rank */
+    int64_t rows; /* of the index */
+    /* in all; of the stages one after another. copy: of the index that rows were added to */
+    double seconds, load_seconds, assign_seconds, copy_seconds, write_seconds;
     fgmm_stage_rate assign;          /* of rows; no bytes where an earlier run had done it */
     double assign_read_wait_seconds; /* of it: that the average rank waited for reads */
     fgmm_stage_rate read, exchange,

@@ -10,21 +10,28 @@
 #include "ivf/ivf.h"
 #include "ivf/rules.h"
 
-static const char usage[] = "[mpirun -n R] fgmm build DATA... MODEL.h5 -o INDEX.h5 [OPTIONS]";
+static const char usage[] = "[mpirun -n R] fgmm build DATA... MODEL.h5|--append INDEX.h5 -o NEW.h5 [OPTIONS]";
 static const char description[] =
-    "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.";
+    "Puts every row of DATA into inverted lists, one a component of the model, and writes the index.\n"
+    "--append adds the rows of DATA to those of an index, by its own model, rule and parameters: what hard, "
+    "tau, soar "
+    "and closure give for all rows at once, to the byte.";
 
-/* Minus infinity, which nobody can type: not given. */
-static const char *output, *ids, *checkpoint;
+/* Minus infinity and numbers below 0, which nobody can type: not given. */
+static const char *output, *ids, *checkpoint, *append;
 static char default_checkpoint[4096];
 static bool resume;
-static int rule = FGMM_ASSIGN_HARD, vectors = 0, metric = -1;
+static int rule = -1, vectors = -1, metric = -1;
 static double tau = -INFINITY, lambda = -INFINITY, epsilon = -INFINITY, replication = -INFINITY;
-static int64_t max_lists = 8, neighbors, sketch, window_bytes, exchange_bytes;
+static int64_t max_lists = -1, neighbors = -1, sketch = -1, window_bytes, exchange_bytes;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
     {"-o,--output", FGMM_OPT_TEXT, &output, "INDEX.h5", "where the index goes"},
+    {"--append", FGMM_OPT_TEXT, &append, "INDEX.h5",
+     "add the rows to this index's, by its model, rule, parameters and sketches; row numbers go on from its "
+     "own, or "
+     "--ids brings yours"},
     {"--assign", FGMM_OPT_CHOICE, &rule, "hard|tau|soar|closure|need",
      "hard: the most likely component (k-means: the nearest centroid); the others add to that: tau every "
      "component with responsibility T or more; soar the list whose residual is small and at right angles to "
@@ -80,11 +87,29 @@ static fgmm_status check_number(const char *name, double value, double least, in
     return FGMM_OK;
 }
 
+/* The index that rows are added to says how; what was not given gets its default. */
+static fgmm_status settle_options(void)
+{
+    if (append != NULL &&
+        (rule >= 0 || vectors >= 0 || metric >= 0 || max_lists >= 0 || neighbors >= 0 || sketch >= 0 ||
+         tau > -INFINITY || lambda > -INFINITY || epsilon > -INFINITY || replication > -INFINITY))
+        return fgmm__fail(
+            FGMM_ERR_INPUT,
+            "--append takes --assign and its parameters, --vectors, --sketch and --metric from the "
+            "index: leave them out");
+    rule = rule < 0 ? FGMM_ASSIGN_HARD : rule;
+    vectors = vectors < 0 ? 0 : vectors;
+    max_lists = max_lists < 0 ? 8 : max_lists;
+    sketch = sketch < 0 ? 0 : sketch;
+    return FGMM_OK;
+}
+
 static fgmm_status check(int n_arguments)
 {
     fgmm_status status = FGMM_OK;
-    if (n_arguments < 2)
-        FGMM_FAIL(FGMM_ERR_INPUT, "needs data and a model: %s", usage);
+    if (n_arguments < (append != NULL ? 1 : 2))
+        FGMM_FAIL(FGMM_ERR_INPUT, "needs %s: %s", append != NULL ? "data" : "data and a model", usage);
+    FGMM_TRY(settle_options());
     if (output == NULL)
         FGMM_FAIL(FGMM_ERR_INPUT, "needs -o INDEX.h5");
     if (max_lists < 1 || max_lists > 64)
@@ -92,7 +117,8 @@ static fgmm_status check(int n_arguments)
     FGMM_TRY(check_number("--tau", tau, 0, -1)); /* hard lists ignore it */
     FGMM_TRY(check_number("--lambda", lambda, 0, FGMM_ASSIGN_SOAR));
     FGMM_TRY(check_number("--epsilon", epsilon, 0, FGMM_ASSIGN_CLOSURE));
-    FGMM_TRY(check_number("--neighbors", neighbors > 0 ? (double)neighbors : -INFINITY, 1, FGMM_ASSIGN_NEED));
+    FGMM_TRY(
+        check_number("--neighbors", neighbors >= 0 ? (double)neighbors : -INFINITY, 1, FGMM_ASSIGN_NEED));
     if (neighbors > INT32_MAX)
         FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
     FGMM_TRY(check_number("--replication", replication, 1, -1));
@@ -125,6 +151,7 @@ static fgmm_build_options options_given(void)
     options.sketch = (int32_t)sketch;
     options.store_vectors = vectors == 0;
     options.ids = ids;
+    options.append = append;
     options.checkpoint = checkpoint;
     options.resume = resume;
     options.resources = fgmm__cmd_resources(&resources);
@@ -133,14 +160,46 @@ static fgmm_build_options options_given(void)
     return options;
 }
 
-static fgmm_status open_inputs(const char **arguments, int n, fgmm_dataset **dataset, fgmm_model **model)
+/* What the rows are put into: a model's components, or the lists of an index. */
+typedef struct {
+    fgmm_dataset *dataset;
+    fgmm_model *model; /* NULL with --append */
+    fgmm_metric metric;
+    int64_t old_rows; /* of the index that rows are added to */
+    int32_t lists;
+} inputs;
+
+static fgmm_status open_old(inputs *in)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_index *index = NULL;
+    FGMM_TRY(fgmm_index_open(append, &index));
+    in->metric = fgmm_index_metric(index);
+    in->old_rows = fgmm_index_rows(index);
+    in->lists = fgmm_index_lists(index);
+cleanup:
+    fgmm_index_close(index);
+    return status;
+}
+
+static fgmm_status open_model(const char *path, inputs *in)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(fgmm_model_read(path, &in->model));
+    in->metric = metric < 0 ? fgmm_model_metric(in->model) : (fgmm_metric)metric;
+    in->lists = fgmm_model_k(in->model);
+cleanup:
+    return status;
+}
+
+static fgmm_status open_inputs(const char **arguments, int n, inputs *in)
 {
     fgmm_status status = FGMM_OK;
     fgmm_dataset_options options = {.row_end = -1};
     FGMM_TRY(check(n));
-    FGMM_TRY(fgmm_model_read(arguments[n - 1], model));
-    options.metric = metric < 0 ? fgmm_model_metric(*model) : (fgmm_metric)metric;
-    FGMM_TRY(fgmm_dataset_open(arguments, n - 1, &options, dataset));
+    FGMM_TRY(append != NULL ? open_old(in) : open_model(arguments[n - 1], in));
+    options.metric = in->metric;
+    FGMM_TRY(fgmm_dataset_open(arguments, append != NULL ? n : n - 1, &options, &in->dataset));
 cleanup:
     return status;
 }
@@ -203,8 +262,10 @@ static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
         printf("looked at     all centroids for %.4f of the rows\n", (double)r->looked_all / (double)n_rows);
     printf("list sizes    min %lld  median %lld  p99 %lld  max %lld\n", (long long)r->list_min,
            (long long)r->list_median, (long long)r->list_p99, (long long)r->list_max);
-    printf("seconds       %.2f (load %.2f, assign %.2f, write %.2f)\n", r->seconds, r->load_seconds,
-           r->assign_seconds, r->write_seconds);
+    printf("seconds       %.2f (load %.2f, assign %.2f, ", r->seconds, r->load_seconds, r->assign_seconds);
+    if (append != NULL)
+        printf("copy %.2f, ", r->copy_seconds);
+    printf("write %.2f)\n", r->write_seconds);
     print_stages(r);
     printf("written       %.3f GB, %.3f GB/s\n", (double)r->bytes_written * 1e-9,
            (double)r->bytes_written * 1e-9 / r->seconds);
@@ -245,6 +306,7 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
     cJSON_AddNumberToObject(event, "seconds", r->seconds);
     cJSON_AddNumberToObject(event, "load_seconds", r->load_seconds);
     cJSON_AddNumberToObject(event, "assign_seconds", r->assign_seconds);
+    cJSON_AddNumberToObject(event, "copy_seconds", r->copy_seconds);
     cJSON_AddNumberToObject(event, "write_seconds", r->write_seconds);
     log_rate(event, "assign", r->assign, r->assign_read_wait_seconds);
     log_rate(event, "read", r->read, r->read_wait_seconds);
@@ -262,7 +324,7 @@ static fgmm_status announce(const fgmm_device *device, int64_t my_rows, const ch
 }
 
 /* True when --resume finds the work done: an index of this shape and no checkpoint. */
-static fgmm_status already_whole(const fgmm_dataset *dataset, const fgmm_model *model, bool *whole)
+static fgmm_status already_whole(const inputs *in, bool *whole)
 {
     fgmm_status status = FGMM_OK;
     fgmm_index *index = NULL;
@@ -270,10 +332,9 @@ static fgmm_status already_whole(const fgmm_dataset *dataset, const fgmm_model *
     if (!resume || access(checkpoint, F_OK) == 0 || access(output, F_OK) != 0)
         return FGMM_OK;
     FGMM_TRY(fgmm_index_open(output, &index));
-    if (fgmm_index_rows(index) != fgmm_dataset_rows(dataset) ||
-        fgmm_index_lists(index) != fgmm_model_k(model) || fgmm_index_dim(index) != fgmm_model_dim(model) ||
-        fgmm_index_dtype(index) != fgmm_dataset_dtype(dataset) ||
-        fgmm_index_metric(index) != fgmm_dataset_metric(dataset))
+    if (fgmm_index_rows(index) != in->old_rows + fgmm_dataset_rows(in->dataset) ||
+        fgmm_index_lists(index) != in->lists || fgmm_index_dim(index) != fgmm_dataset_dim(in->dataset) ||
+        fgmm_index_dtype(index) != fgmm_dataset_dtype(in->dataset) || fgmm_index_metric(index) != in->metric)
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: a whole index, but of other data; remove it or give another -o",
                   output);
     *whole = true;
@@ -289,33 +350,31 @@ fgmm_status fgmm__cmd_build(int argc, char **argv)
     const char **arguments = NULL;
     int n_arguments = 0;
     bool done, whole = false;
-    fgmm_dataset *dataset = NULL;
-    fgmm_model *model = NULL;
+    inputs in = {.dataset = NULL};
     fgmm_build_report report;
     FGMM_ALLOC(arguments, argc, "arguments");
     FGMM_TRY(fgmm__cmd_parse(argc, argv, usage, description, table, arguments, &n_arguments, &done));
     if (done)
         goto cleanup;
     fgmm_comm *comm = fgmm__cmd_comm();
-    status = open_inputs(arguments, n_arguments, &dataset, &model);
+    status = open_inputs(arguments, n_arguments, &in);
     if (status == FGMM_OK)
-        status = already_whole(dataset, model, &whole);
+        status = already_whole(&in, &whole);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     if (whole)
         goto cleanup;
-    int64_t n_rows = fgmm_dataset_rows(dataset);
     fgmm_build_options options = options_given();
-    FGMM_TRY(fgmm__build(comm, dataset, model, output, &options, announce, &report));
+    FGMM_TRY(fgmm__build(comm, in.dataset, in.model, output, &options, announce, &report));
     if (fgmm_comm_rank(comm) == 0) {
-        print_summary(&report, n_rows, fgmm_model_k(model));
-        log_end(&report, n_rows);
+        print_summary(&report, report.rows, in.lists);
+        log_end(&report, report.rows);
     }
 cleanup:
     if (status == FGMM_STOPPED)
         fgmm__fail(FGMM_STOPPED, "stopped on request; checkpoint %s: run the same line with --resume",
                    checkpoint);
-    fgmm_dataset_close(dataset);
-    fgmm_model_destroy(model);
+    fgmm_dataset_close(in.dataset);
+    fgmm_model_destroy(in.model);
     free(arguments);
     return status;
 }

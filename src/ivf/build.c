@@ -16,6 +16,7 @@
 #include "data/dataset.h"
 #include "data/memory.h"
 #include "io/ids.h"
+#include "ivf/append.h"
 #include "ivf/assign.h"
 #include "ivf/delivery.h"
 #include "ivf/graph.h"
@@ -30,6 +31,7 @@ struct build {
     const fgmm_model *model;
     const fgmm_build_options *options;
     fgmm_build_report report;
+    fgmm_append *old; /* the index that rows are added to; NULL: none */
     fgmm_workplace place;
     int32_t k;
     fgmm_rule rule;
@@ -62,19 +64,39 @@ void fgmm_build_defaults(fgmm_build_options *options)
                                     .store_vectors = 1};
 }
 
+/* Model and rule, of the options or of the index that rows are added to. */
+static fgmm_status choose_rule(struct build *b)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_build_options *options = b->options;
+    bool vectors = options->store_vectors;
+    if (options->append != NULL) {
+        FGMM_TRY(fgmm__append_open(options->append, &b->old));
+        FGMM_TRY(fgmm__append_check(b->old, b->dataset, options->ids != NULL));
+        b->model = b->old->model;
+        vectors = b->old->index->vectors_at != 0;
+    }
+    FGMM_TRY(fgmm__check_model(b->dataset, b->model));
+    b->k = fgmm_model_k(b->model);
+    if (b->old != NULL)
+        b->rule = b->old->rule;
+    else
+        FGMM_TRY(fgmm__rule_create(options, b->k, &b->rule));
+    b->multi = fgmm__rule_is_multi(&b->rule);
+    if (vectors)
+        b->row_bytes =
+            (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
+cleanup:
+    return status;
+}
+
 static fgmm_status check(struct build *b)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_build_options *options = b->options;
-    FGMM_TRY(fgmm__check_model(b->dataset, b->model));
-    b->k = fgmm_model_k(b->model);
-    FGMM_TRY(fgmm__rule_create(options, b->k, &b->rule));
-    b->multi = fgmm__rule_is_multi(&b->rule);
+    FGMM_TRY(choose_rule(b));
     if (options->ids != NULL)
         FGMM_TRY(fgmm__ids_open(options->ids, fgmm_dataset_rows(b->dataset), &b->user_ids));
-    if (options->store_vectors)
-        b->row_bytes =
-            (size_t)fgmm_dataset_dim(b->dataset) * fgmm_dtype_bytes(fgmm_dataset_dtype(b->dataset));
     if (options->sketch < 0 || options->sketch > fgmm_dataset_dim(b->dataset))
         FGMM_FAIL(FGMM_ERR_INPUT, "--sketch %d: must be 0 to the dimension of the rows, %d", options->sketch,
                   fgmm_dataset_dim(b->dataset));
@@ -218,7 +240,9 @@ static fgmm_status number_postings(struct build *b)
     FGMM_TRY(fgmm__comm_sum_i64(b->comm, sizes, (size_t)b->k));
     FGMM_TRY(fgmm__comm_exscan_i64(b->comm, b->counts, b->first, (size_t)b->k));
     for (int32_t j = 0; j < b->k; j++) {
-        b->first[j] += (int64_t)b->offsets[j];
+        int64_t old = b->old != NULL ? fgmm__append_list_size(b->old, j) : 0;
+        b->first[j] += (int64_t)b->offsets[j] + old;
+        sizes[j] += old;
         b->offsets[j + 1] = b->offsets[j] + (uint64_t)sizes[j];
     }
     b->postings = (int64_t)b->offsets[b->k];
@@ -227,18 +251,23 @@ cleanup:
     return status;
 }
 
+static int64_t old_rows(const struct build *b)
+{
+    return b->old != NULL ? fgmm_index_rows(b->old->index) : 0;
+}
+
 static fgmm_status create_file(struct build *b, const char *path)
 {
     fgmm_index_layout layout = {
         .model = b->model,
         .metric = fgmm_dataset_metric(b->dataset),
         .dtype = fgmm_dataset_dtype(b->dataset),
-        .rows = fgmm_dataset_rows(b->dataset),
+        .rows = old_rows(b) + fgmm_dataset_rows(b->dataset),
         .postings = b->postings,
         .rule = &b->rule,
         .vectors = b->row_bytes > 0,
-        .user_ids = b->user_ids != NULL,
-        .sketch = b->sketch,
+        .user_ids = b->user_ids != NULL || (b->old != NULL && b->old->user_ids),
+        .sketch = b->old != NULL ? b->old->index->sketch : b->sketch,
         .threads = b->place.backend->threads,
         .offsets = b->offsets,
     };
@@ -265,14 +294,21 @@ static fgmm_status write_rows(struct build *b)
                               .row_bytes = b->row_bytes,
                               .multi = b->multi,
                               .ids = b->user_ids,
+                              .first_id = old_rows(b),
                               .offsets = b->offsets,
                               .next = b->first,
                               .hashes = b->hashes,
                               .writer = b->writer,
                               .memory_bytes = fgmm__delivery_memory(b->options, b->comm),
                               .exchange_bytes = b->options->exchange_bytes};
-    fgmm_status status = fgmm__deliver(&delivery, &b->report);
-    b->report.write_seconds = fgmm__seconds() - start;
+    fgmm_status status = FGMM_OK;
+    if (b->old != NULL)
+        FGMM_TRY(fgmm__append_copy(b->old, b->comm, b->offsets, b->writer, b->hashes));
+    b->report.copy_seconds = fgmm__seconds() - start;
+    FGMM_TRY(fgmm__deliver(&delivery, &b->report));
+    b->report.write_seconds = fgmm__seconds() - start - b->report.copy_seconds;
+    b->report.rows = old_rows(b) + fgmm_dataset_rows(b->dataset);
+cleanup:
     return status;
 }
 
@@ -330,6 +366,8 @@ static fgmm_status leave(struct build *b, fgmm_status status)
         b->lists_kept = saved == FGMM_OK;
         return saved == FGMM_OK ? FGMM_STOPPED : saved;
     }
+    if (status == FGMM_ERR_INPUT) /* trying again would not help */
+        b->lists_kept = false;
     if (status == FGMM_ERR_RUNTIME && found)
         fgmm__info("%s: keeps the lists of all rows; the same line with --resume goes on from there",
                    b->stage.path);
@@ -342,6 +380,7 @@ static void release(struct build *b)
     fgmm__labels_destroy(b->labels);
     fgmm__graph_destroy(b->graph);
     fgmm__sketch_destroy(b->sketch);
+    fgmm__append_close(b->old);
     fgmm__workplace_close(&b->place);
     fgmm__ids_close(b->user_ids);
     free(b->counts);
