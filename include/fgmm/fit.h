@@ -10,7 +10,13 @@
 extern "C" {
 #endif
 
-typedef enum { FGMM_INIT_KMEANSPP, FGMM_INIT_KMEANS, FGMM_INIT_RANDOM, FGMM_INIT_MODEL } fgmm_init;
+typedef enum {
+    FGMM_INIT_KMEANSPP,
+    FGMM_INIT_KMEANS,
+    FGMM_INIT_RANDOM,
+    FGMM_INIT_MODEL,
+    FGMM_INIT_PARALLEL /* k-means|| */
+} fgmm_init;
 
 typedef struct {
     fgmm_algorithm algorithm;

@@ -26,7 +26,8 @@ enum {
     FGMM_RNG_DRAW_CHOICE, /* index: row */
     FGMM_RNG_DRAW_NOISE,  /* index: row, sub: pair of dimensions */
     FGMM_RNG_SKETCH,      /* index: stratum */
-    FGMM_RNG_PCA          /* index: element of the first directions */
+    FGMM_RNG_PCA,         /* index: element of the first directions */
+    FGMM_RNG_CANDIDATES   /* index: row, sub: round */
 };
 
 typedef struct {

@@ -49,8 +49,11 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
          "stop when the mean log-likelihood a row changes by less than T nats; k-means: when the mean "
          "squared distance changes by a smaller share; 0 never stops (1e-3)"},
         {"--reg-covar", FGMM_OPT_REAL, &a->fit.reg_covar, "R", "added to the variances (1e-6)"},
-        {"--init", FGMM_OPT_TEXT, &a->init, "kmeans++|kmeans|random|MODEL.h5",
-         "where to start (kmeans++ on a seeded sample of min(N, 64 K) rows; random above K=8192)"},
+        {"--init", FGMM_OPT_TEXT, &a->init, "kmeans++|kmeans-parallel|kmeans|random|MODEL.h5",
+         "where to start: kmeans++ on a seeded sample of min(N, 64 K) rows; kmeans-parallel on all rows, in "
+         "six passes or "
+         "a few more; a short kmeans after kmeans++; random rows; or a model (kmeans++; random above "
+         "K=8192)"},
         {"--seed", FGMM_OPT_COUNT, &a->seed, "S", "seed of all random choices (0)"},
         {"--n-init", FGMM_OPT_COUNT, &a->n_init, "R",
          "fits R times, with the seeds S, S+1, ..., and keeps the best (1)"},
@@ -80,21 +83,25 @@ static fgmm_status parse(int argc, char **argv, arguments *a, const char **sourc
 
 static fgmm_status choose_init(arguments *a)
 {
-    static const char *const names[] = {"kmeans++", "kmeans", "random"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(a->init, names[i]) == 0) {
-            a->fit.init = (fgmm_init)i;
+    static const struct {
+        const char *name;
+        fgmm_init init;
+    } known[] = {{"kmeans++", FGMM_INIT_KMEANSPP},
+                 {"kmeans", FGMM_INIT_KMEANS},
+                 {"random", FGMM_INIT_RANDOM},
+                 {"kmeans-parallel", FGMM_INIT_PARALLEL}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(a->init, known[i].name) == 0) {
+            a->fit.init = known[i].init;
             if (a->fit.init == FGMM_INIT_KMEANSPP && a->k > 8192)
                 a->fit.init = FGMM_INIT_RANDOM;
             return FGMM_OK;
         }
-    if (strcmp(a->init, "kmeans-parallel") == 0)
+    if (access(a->init, R_OK) != 0)
         return fgmm__fail(
             FGMM_ERR_INPUT,
-            "`--init kmeans-parallel` is not part of this version; use kmeans++, kmeans or random");
-    if (access(a->init, R_OK) != 0)
-        return fgmm__fail(FGMM_ERR_INPUT,
-                          "--init %s: neither kmeans++, kmeans, random nor a readable model file", a->init);
+            "--init %s: neither kmeans++, kmeans-parallel, kmeans, random nor a readable model file",
+            a->init);
     a->fit.init = FGMM_INIT_MODEL;
     a->fit.init_model = a->init;
     return FGMM_OK;

@@ -209,10 +209,13 @@ cleanup:
     return status;
 }
 
-/* Of the largest rank, a quantum over. */
-static int64_t weights_bytes(const fit *f)
+/* What the largest rank keeps for each of its rows beside the rows, a quantum over. */
+static int64_t row_state_bytes(const fit *f)
 {
-    return (fgmm_dataset_rows(f->dataset) / fgmm_comm_size(f->comm) + FGMM_QUANTUM) * (int64_t)sizeof(double);
+    int64_t each = f->weights != NULL ? (int64_t)sizeof(double) : 0;
+    if (f->options->init == FGMM_INIT_PARALLEL)
+        each += FGMM_PARALLEL_ROW_BYTES;
+    return (fgmm_dataset_rows(f->dataset) / fgmm_comm_size(f->comm) + FGMM_QUANTUM) * each;
 }
 
 static fgmm_status load_shard(fit *f)
@@ -228,7 +231,7 @@ static fgmm_status load_shard(fit *f)
         .host_memory_bytes = o->host_memory_bytes,
         .cap_whole_process = true,
         .tile_rows = o->tile_rows,
-        .reserved_bytes = f->weights != NULL ? weights_bytes(f) : 0,
+        .reserved_bytes = row_state_bytes(f),
         .backend_bytes = f->backend->ops->workspace_bytes(o->covariance, moment, o->k, dim),
     };
     FGMM_ALLOC(f->min, dim, "ranges");
@@ -328,6 +331,14 @@ static fgmm_status make_start(fit *f, const fgmm_model *resumed, fgmm_model **ou
         FGMM_TRY(kmeans_means(f, resumed, model->means));
     } else if (o->init == FGMM_INIT_RANDOM) {
         FGMM_TRY(fgmm__init_random(f->dataset, f->comm, f->seed, o->k, model->means));
+    } else if (o->init == FGMM_INIT_PARALLEL) {
+        fgmm_init_place place = {.comm = f->comm,
+                                 .backend = f->backend,
+                                 .dataset = f->dataset,
+                                 .shard = f->shard,
+                                 .weights = f->weights,
+                                 .origin = f->origin};
+        FGMM_TRY(fgmm__init_parallel(&place, f->seed, o->k, model->means));
     } else {
         FGMM_TRY(fgmm__init_kmeanspp(f->dataset, f->weights, f->comm, f->seed, o->k, model->means));
     }

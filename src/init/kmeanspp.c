@@ -16,9 +16,9 @@ typedef struct {
     const float *rows; /* [n][dim] */
     int64_t n, blocks;
     int32_t dim;
-    float *nearest;     /* [n] squared distance from the nearest mean so far */
-    double *weights;    /* [n], NULL: 1 each */
-    double *block_sums; /* [blocks] of shares */
+    float *nearest;        /* [n] squared distance from the nearest mean so far */
+    const double *weights; /* [n], NULL: 1 each */
+    double *block_sums;    /* [blocks] of shares */
 } sample;
 
 static float squared_distance(const float *a, const float *b, int32_t dim)
@@ -111,16 +111,30 @@ cleanup:
     return status;
 }
 
-/* Rank 0. numbers: [n] of the sample's rows. */
-static fgmm_status make_room(sample *s, const fgmm_weights *weights, const int64_t *numbers)
+fgmm_status fgmm__kmeanspp_among(const float *rows, const double *weights, int64_t n, int32_t dim,
+                                 fgmm_comm *comm, uint64_t seed, int32_t k, double *means)
 {
     fgmm_status status = FGMM_OK;
-    FGMM_ALLOC(s->nearest, s->n, "distances of a sample");
-    FGMM_ALLOC(s->block_sums, s->blocks, "distances of a sample");
-    if (weights != NULL)
-        FGMM_ALLOC(s->weights, s->n, "weights of a sample");
-    for (int64_t i = 0; weights != NULL && i < s->n; i++)
-        FGMM_TRY(fgmm__weights_get(weights, numbers[i], &s->weights[i]));
+    sample s = {
+        .rows = rows, .weights = weights, .n = n, .dim = dim, .blocks = (n + BLOCK_ROWS - 1) / BLOCK_ROWS};
+    FGMM_ALLOC(s.nearest, s.n, "distances of a sample");
+    FGMM_ALLOC(s.block_sums, s.blocks, "distances of a sample");
+    FGMM_TRY(choose(&s, comm, seed, k, means));
+cleanup:
+    free(s.nearest);
+    free(s.block_sums);
+    return status;
+}
+
+/* Of named rows; *out stays NULL where there are no weights. */
+static fgmm_status read_weights(const fgmm_weights *weights, const int64_t *rows, int64_t n, double **out)
+{
+    fgmm_status status = FGMM_OK;
+    if (weights == NULL)
+        return FGMM_OK;
+    FGMM_ALLOC(*out, n, "weights of a sample");
+    for (int64_t i = 0; i < n; i++)
+        FGMM_TRY(fgmm__weights_get(weights, rows[i], &(*out)[i]));
 cleanup:
     return status;
 }
@@ -131,26 +145,23 @@ fgmm_status fgmm__init_kmeanspp(const fgmm_dataset *dataset, const fgmm_weights 
     fgmm_status status = FGMM_OK;
     float *rows = NULL;
     int64_t *numbers = NULL;
-    sample s = {.dim = fgmm_dataset_dim(dataset)};
+    double *of_rows = NULL;
+    int32_t dim = fgmm_dataset_dim(dataset);
     int64_t all = fgmm_dataset_rows(dataset), wanted = (int64_t)FGMM_KMEANSPP_ROWS * k;
-    s.n = all < wanted ? all : wanted;
-    s.blocks = (s.n + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    int64_t n = all < wanted ? all : wanted;
     fgmm__progress_begin("k-means++ start", "means", k);
-    FGMM_TRY(fgmm__sample_rows(dataset, comm, seed, FGMM_RNG_SAMPLE, s.n, &numbers, &rows));
-    s.rows = rows;
+    FGMM_TRY(fgmm__sample_rows(dataset, comm, seed, FGMM_RNG_SAMPLE, n, &numbers, &rows));
     if (fgmm_comm_rank(comm) == 0) {
-        status = make_room(&s, weights, numbers);
+        status = read_weights(weights, numbers, n, &of_rows);
         if (status == FGMM_OK)
-            status = choose(&s, comm, seed, k, means);
+            status = fgmm__kmeanspp_among(rows, of_rows, n, dim, comm, seed, k, means);
     }
     FGMM_TRY(fgmm__comm_agree(comm, status));
-    FGMM_TRY(fgmm__comm_bcast(comm, means, (size_t)k * (size_t)s.dim * sizeof *means, 0));
+    FGMM_TRY(fgmm__comm_bcast(comm, means, (size_t)k * (size_t)dim * sizeof *means, 0));
 cleanup:
     fgmm__progress_end();
     free(rows);
     free(numbers);
-    free(s.weights);
-    free(s.nearest);
-    free(s.block_sums);
+    free(of_rows);
     return status;
 }

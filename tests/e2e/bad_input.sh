@@ -105,7 +105,7 @@ refused 2 '--covariance' "$rows" -k 4 --algorithm kmeans --covariance full
 refused 2 '--n-init 0: must be 1 or more' "$rows" -k 4 --n-init 0
 refused 2 'a sample of 1000000 rows asked for' "$rows" -k 4 --train-rows=1M
 refused 2 'weights are read from' "$rows" -k 4 --weights w
-refused 2 '`--init kmeans-parallel` is not part of this version' "$rows" -k 4 --init kmeans-parallel
+refused 2 'neither kmeans++, kmeans-parallel' "$rows" -k 4 --init kmeans-paralel
 counts="1 3"
 refused 2 '--host-memory' "$rows" -k 4 --residency host --host-memory 1MiB
 refused 2 'no_folder' "$rows" -k 4 --log-json no_folder/log

@@ -72,7 +72,9 @@ PYTHON
         done
         [ $model = gmm:diag ] || [ $model = gmm:tied ] || on 3 fit rows.fbin -k 3 --init start.h5 "${options[@]}" --weights weights.npy --residency stream -o other.h5 -q
         [ $model = gmm:diag ] || [ $model = gmm:tied ] || same weighted.h5 other.h5 "$model: weights on 3 ranks"
-        for values in weights means covariances history/log_likelihood; do
+        history=history/log_likelihood
+        [ ${model%:*} = gmm ] || history=history/mean_squared_distance
+        for values in weights means covariances $history; do
             paste <("$H5GET" repeated.h5 $values) <("$H5GET" weighted.h5 $values) >values
             awk '{ d = $1 - $2; s = ($1 < 0 ? -$1 : $1) + 1e-3; if (d > 1e-8 * s || d < -1e-8 * s) exit 1 }' values ||
                 fail "$model: $values differ from those of repeated rows: $(head -n 3 values)"
@@ -114,5 +116,26 @@ np.save('zero.npy', 0 * np.ones(2000)); np.save('short.npy', np.ones(1999)); np.
     refused 1 'no such file' missing.npy
     refused 1 'weights a row' rows.fbin
 fi
+# ---- --init kmeans-parallel: starts as near to the rows as k-means++ does, which random rows are not ----
+clusters=synth:n=20k,d=16,k=100,seed=6,spread=0.02
+for init in random kmeans++ kmeans-parallel; do
+    "$FGMM" fit $clusters -k 100 --algorithm kmeans --init $init --max-iter 2 --tol 0 -o $init.h5 -q
+done
+start() { "$H5GET" "$1.h5" history/mean_squared_distance | sed -n '1s/^-//p'; }
+awk "BEGIN { exit !($(start kmeans-parallel) < 1.1 * $(start kmeans++) && 2 * $(start kmeans-parallel) < $(start random)) }" ||
+    fail "mean squared distances: kmeans-parallel $(start kmeans-parallel), kmeans++ $(start kmeans++), random $(start random)"
+on 3 fit $clusters -k 100 --algorithm kmeans --init kmeans-parallel --max-iter 2 --tol 0 --residency stream --tile-rows 1k --threads 2 -o other.h5 -q
+same kmeans-parallel.h5 other.h5 "--init kmeans-parallel on 3 ranks"
+"$FGMM" fit $clusters -k 100 --init kmeans-parallel --max-iter 2 --seed 1 -o other.h5 -q
+! "$H5SAME" kmeans-parallel.h5 other.h5 history/seconds 2>/dev/null || fail "the seed has no effect on --init kmeans-parallel"
+printf '\5\0\0\0\1\0\0\0\1\1\2\2\2' >few.u8bin # fewer different rows than components
+"$FGMM" fit few.u8bin -k 3 --algorithm kmeans --init kmeans-parallel --max-iter 3 -o few.h5 -q
+[ "$("$H5GET" few.h5 @inertia)" = 0 ] || fail "two different rows in three clusters: inertia $("$H5GET" few.h5 @inertia)"
+if [ -e weights.fbin ]; then # rows without weight are no start
+    "$FGMM" fit rows.fbin -k 20 --algorithm kmeans --init kmeans-parallel --weights weights.npy --max-iter 2 --tol 0 -o weighted.h5 -q
+    on 3 fit rows.fbin -k 20 --algorithm kmeans --init kmeans-parallel --weights eight.npy --max-iter 2 --tol 0 -o other.h5 -q
+    same weighted.h5 other.h5 "--init kmeans-parallel with weights on 3 ranks"
+fi
+
 status "$FGMM" fit "$data" -k 3 --weights weights.fbin --backend cuda -o refused.h5
 [ $got != 0 ] && [ "$(grep -c '^fgmm: ' err)" = 1 ] || fail "weights on a GPU: $got, $(cat err)"
