@@ -4,6 +4,7 @@
 #ifndef FGMM_KERNELS_H
 #define FGMM_KERNELS_H
 
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "fgmm/types.h"
@@ -102,14 +103,15 @@ enum {
 
 /* A kept pair of a row of the chunk and a component. */
 typedef struct {
-    int32_t row, component; /* component -1: no pair in this place */
-    int32_t rank;           /* among the component's pairs */
-    int32_t weight;         /* place of its weight; -1: the row's only candidate, responsibility 1 */
+    alignas(16) int32_t row; /* aligned, to be read and written at once */
+    int32_t component;       /* -1: no pair in this place */
+    int32_t rank;            /* among the component's pairs */
+    int32_t weight;          /* place of its weight; -1: the row's only candidate, responsibility 1 */
 } fgmm_pair;
 
 typedef struct {
-    double r;        /* responsibility */
-    double distance; /* squared, without the factor (spherical alone) */
+    alignas(16) double r; /* responsibility */
+    double distance;      /* squared, without the factor (spherical alone) */
 } fgmm_pair_weight;
 
 /* Zero before the first chunk; each chunk leaves the first two zero again. */
