@@ -58,14 +58,6 @@ __device__ __forceinline__ void wgmma_wait_but_one()
     asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
 }
 
-/* The sums' life begins here: before, their registers may hold something else. */
-__device__ __forceinline__ void begin(float (&sums)[64])
-{
-#pragma unroll
-    for (int i = 0; i < 64; i++)
-        asm volatile("mov.f32 %0, 0f00000000;" : "=f"(sums[i]));
-}
-
 /* Ties the sums to this place in the program: no use of them moves across. */
 __device__ __forceinline__ void pin(float (&sums)[64])
 {

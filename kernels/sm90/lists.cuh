@@ -214,8 +214,8 @@ __device__ __forceinline__ int quad_sum(int value, int *before)
 }
 
 /* The lane's records of row h to candidates. Returns how many the row has: FGMM_DENSE_ROW if they do not fit
- * or the row was given up. `upper` of a candidate is in units of the sums. */
-__device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int h)
+ * or the row was given up. unit: bits of log2-density that 1 of the sums stands for. */
+__device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int h, float unit)
 {
     constexpr int kAtATime = 4;
     Record record[kLaneRecords];
@@ -252,7 +252,7 @@ __device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int 
             left &= ~(0x80000000u >> bit);
             const int tile = static_cast<int>(record[i].y >> kUpperBits), lane = threadIdx.x % 4;
             *reinterpret_cast<int2 *>(at++) = make_int2(tile * 128 + 4 * bit - 3 * (bit & 1) + 2 * lane,
-                                                        __float_as_int(upper_of(record[i])));
+                                                        __float_as_int(upper_of(record[i]) * unit));
         }
     }
     return count;
@@ -261,11 +261,11 @@ __device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int 
 /* Turns records into lists and writes the counts; rows past the first `rows` have none. A row with fewer than
  * `least` candidates is dense. */
 __device__ __forceinline__ void close_lists(RowLists &lists, const RowState (&row)[2], int32_t *counts,
-                                            int rows, int least)
+                                            int rows, int least, float unit)
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int count = expand(lists, row[h], h), number = lists.row + 8 * h;
+        const int count = expand(lists, row[h], h, unit), number = lists.row + 8 * h;
         if (threadIdx.x % 4 == 0 && number < rows)
             counts[number] = count < least ? FGMM_DENSE_ROW : count;
     }

@@ -236,9 +236,8 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
     const int first = group * Shape::kGroupRows + thread / kWarp * 16 +
                       lane / 4; /* in the row tile; the other row is 8 below */
     Ring row_ring, ring;
+    float s[64];
     for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
-        float s[64];
-        ptx::begin(s); /* for each row tile: close_lists needs the registers */
         ptx::barrier_wait(&shared.rows_full[row_ring.slot][group], row_ring.phase);
         const unsigned char *tile_rows = shared.rows[row_ring.slot] + group * Shape::kGroupBytes;
         const uint64_t mine = ptx::operand(tile_rows);
@@ -283,7 +282,7 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
         if (lane == 0)
             ptx::barrier_arrive(&shared.rows_empty[row_ring.slot][group]);
         row_ring.next(Shape::kRowTiles);
-        close_lists(list, row, lists.counts, rows.rows, least);
+        close_lists(list, row, lists.counts, rows.rows, least, tables.unit);
     }
 }
 

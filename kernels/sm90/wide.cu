@@ -172,7 +172,7 @@ __device__ void screen_rows(WideShared &shared, int rows, const fgmm_sm90_wide &
 {
     const int thread = threadIdx.x % WideShape::kWarpgroup, lane = thread % kWarp;
     const int place = group * WideShape::kGroupRows + thread / kWarp * 16 + lane / 4;
-    const float span = tables.units->span;
+    const float span = tables.units->span, unit = tables.units->unit32;
     const float4 *widths = reinterpret_cast<const float4 *>(tables.widths);
     Ring ring, row_ring;
     float s[2][64];
@@ -205,7 +205,7 @@ __device__ void screen_rows(WideShared &shared, int rows, const fgmm_sm90_wide &
         if (lane == 0) /* all slabs of these rows have been read */
             ptx::barrier_arrive(&shared.rows_empty[row_ring.slot]);
         row_ring.next(WideShape::kRowTiles);
-        close_lists(list, row, lists.counts, rows, least);
+        close_lists(list, row, lists.counts, rows, least, unit);
     }
 }
 
