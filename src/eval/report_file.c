@@ -85,7 +85,7 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
     fprintf(file,
             "%s,recall@10,lists,scanned,distinct,computed,computed_and_centroids,seconds,ratio,low,high,"
             "ratio_rows,"
-            "training_computed,bytes,model,model_low,model_high\n",
+            "training_computed,bytes,model_ratio,model_low,model_high\n",
             head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
@@ -177,7 +177,7 @@ static void add_costs(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "high", cost->high);
         put(one, "ratio_rows", cost->ratio_rows);
         put(one, "training_computed", cost->training);
-        put(one, "model", cost->model);
+        put(one, "model_ratio", cost->model);
         put(one, "model_low", cost->model_low);
         put(one, "model_high", cost->model_high);
     }

@@ -44,6 +44,10 @@ awk -F, 'NR > 1 { key = $3 "," $4 "," $7 "," $8 "," $10
             told++ }
         exit bad || told < 30 }' one-costs.csv || fail "models under the same rule: $(cut -d, -f1,3-10,15,23-25 one-costs.csv)"
 
+for file in one.csv one-costs.csv; do
+    [ -z "$(head -n 1 $file | tr ',' '\n' | sort | uniq -d)" ] || fail "$file: a column is there twice: $(head -n 1 $file)"
+done
+
 # ---- beside build and search ----
 # column FILE NAME: the number of the column of that name.
 column() { head -n 1 "$1" | tr ',' '\n' | grep -n "^$2\$" | cut -d: -f1; }
