@@ -111,8 +111,8 @@ typedef struct {
     double assign_read_wait_seconds; /* of it: that the average rank waited for reads */
     fgmm_stage_rate read, exchange,
         write; /* of the last, beside one another; read: no bytes of resident rows */
-    double read_wait_seconds, exchange_wait_seconds,
-        write_wait_seconds; /* that the average rank waited for them */
+    double read_wait_seconds, exchange_wait_seconds, write_wait_seconds,
+        peers_wait_seconds; /* that the average rank waited for them */
     int64_t peak_bytes;     /* largest resident set of a rank's process */
     int64_t bytes_written;
     char residency[64]; /* where this rank's shard lived */

@@ -49,7 +49,7 @@ static const fgmm_option table[] = {
      "most lists a row of --assign tau, closure and need (8)"},
     {"--replication", FGMM_OPT_REAL, &replication, "R",
      "choose T, E, the rows that soar gives a second list, or the copies of need, so that the lists hold up "
-     "to R times the rows; takes 12 bytes of memory for each posting to choose from, at most M a row"},
+     "to R times the rows; takes 12 bytes of disk for each posting to choose from, at most M a row"},
     {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N",
      "--assign need: nearest rows that a row needs; takes 8 N + 128 bytes of memory a row (40)"},
     {"--ids", FGMM_OPT_TEXT, &ids, "FILE",
@@ -221,12 +221,13 @@ static void print_replication(const fgmm_build_report *r, int64_t n_rows)
         printf("second lists for %.4f of the rows\n", reached - 1);
 }
 
-/* Which stage the ranks waited for longest; packing is what they do in between. */
+/* Which stage the ranks waited for longest; packing is what they do in between. Waiting for other ranks is
+ * waiting for what those wait for. */
 static const char *pace_of(const fgmm_build_report *r)
 {
     double waits[] = {r->read_wait_seconds, r->exchange_wait_seconds, r->write_wait_seconds};
     static const char *const names[] = {"reading", "the exchange", "writing"};
-    double packing = r->write_seconds;
+    double packing = r->write_seconds - r->peers_wait_seconds;
     int longest = 0;
     for (int i = 0; i < 3; i++) {
         packing -= waits[i];
@@ -248,8 +249,10 @@ static void print_stages(const fgmm_build_report *r)
     print_rate("read", r->read);
     print_rate("exchange", r->exchange);
     print_rate("write", r->write);
-    printf("\npace          %s (waited %.2f s for reads, %.2f for the exchange, %.2f for writing)\n",
-           pace_of(r), r->read_wait_seconds, r->exchange_wait_seconds, r->write_wait_seconds);
+    printf("\npace          %s (waited %.2f s for reads, %.2f for the exchange, %.2f for writing, %.2f for "
+           "other ranks)\n",
+           pace_of(r), r->read_wait_seconds, r->exchange_wait_seconds, r->write_wait_seconds,
+           r->peers_wait_seconds);
 }
 
 static void print_summary(const fgmm_build_report *r, int64_t n_rows, int32_t k)
@@ -312,6 +315,7 @@ static void log_end(const fgmm_build_report *r, int64_t n_rows)
     log_rate(event, "read", r->read, r->read_wait_seconds);
     log_rate(event, "exchange", r->exchange, r->exchange_wait_seconds);
     log_rate(event, "write", r->write, r->write_wait_seconds);
+    cJSON_AddNumberToObject(event, "waited_for_ranks_seconds", r->peers_wait_seconds);
     cJSON_AddStringToObject(event, "pace", pace_of(r));
     cJSON_AddNumberToObject(event, "peak_bytes", (double)r->peak_bytes);
     cJSON_AddStringToObject(event, "residency", r->residency);

@@ -333,23 +333,24 @@ static fgmm_status join_reports(struct build *b)
 {
     fgmm_status status = FGMM_OK;
     fgmm_build_report *r = &b->report;
-    enum { STAGES = 4, MAXIMA = STAGES + 2 };
+    enum { STAGES = 4, WAITS = STAGES + 1, MAXIMA = STAGES + 2 };
     fgmm_stage_rate *stages[STAGES] = {&r->assign, &r->read, &r->exchange, &r->write};
-    double *waits[STAGES] = {&r->assign_read_wait_seconds, &r->read_wait_seconds, &r->exchange_wait_seconds,
-                             &r->write_wait_seconds};
+    double *waits[WAITS] = {&r->assign_read_wait_seconds, &r->read_wait_seconds, &r->exchange_wait_seconds,
+                            &r->write_wait_seconds, &r->peers_wait_seconds};
     double largest[MAXIMA] = {[STAGES] = (double)r->windows, (double)fgmm__memory_peak()};
-    int64_t sums[2 * STAGES];
+    int64_t sums[STAGES + WAITS];
     for (int i = 0; i < STAGES; i++) {
         sums[i] = stages[i]->bytes;
-        sums[STAGES + i] = llrint(*waits[i] * 1e9);
         largest[i] = stages[i]->seconds;
     }
-    FGMM_TRY(fgmm__comm_sum_i64(b->comm, sums, 2 * STAGES));
+    for (int i = 0; i < WAITS; i++)
+        sums[STAGES + i] = llrint(*waits[i] * 1e9);
+    FGMM_TRY(fgmm__comm_sum_i64(b->comm, sums, STAGES + WAITS));
     FGMM_TRY(fgmm__comm_max_f64(b->comm, largest, MAXIMA));
-    for (int i = 0; i < STAGES; i++) {
+    for (int i = 0; i < STAGES; i++)
         *stages[i] = (fgmm_stage_rate){.bytes = sums[i], .seconds = largest[i]};
+    for (int i = 0; i < WAITS; i++)
         *waits[i] = (double)sums[STAGES + i] * 1e-9 / fgmm_comm_size(b->comm);
-    }
     r->windows = (int64_t)largest[STAGES];
     r->peak_bytes = (int64_t)largest[STAGES + 1];
 cleanup:

@@ -22,7 +22,7 @@ typedef struct {
     int64_t user_id[FGMM_QUANTUM]; /* of the block's rows */
     int32_t row, copy, label;      /* row of the block, of its lists, of all lists of the block */
     int64_t arriving, arrived_bytes;
-    double exchange_wait_seconds;
+    double exchange_wait_seconds, peers_wait_seconds;
 } pass;
 
 int64_t fgmm__delivery_memory(const fgmm_build_options *options, const fgmm_comm *comm)
@@ -162,12 +162,16 @@ static fgmm_status send(pass *p, fgmm_status packed, bool over, bool *any_more)
     fgmm_status status = FGMM_OK;
     fgmm_comm *comm = p->d->comm;
     void *room = NULL;
+    double began = fgmm__seconds();
     FGMM_TRY(fgmm__exchange_announce(p->exchange, !over, &p->arriving, any_more));
+    p->peers_wait_seconds += fgmm__seconds() - began;
     if (packed == FGMM_OK)
         packed = fgmm__sink_room(p->sink, p->arriving, comm, &room);
     if (packed != FGMM_OK)
         fgmm__comm_announce_failure(comm);
+    began = fgmm__seconds();
     FGMM_TRY(fgmm__comm_agree(comm, packed));
+    p->peers_wait_seconds += fgmm__seconds() - began;
     FGMM_TRY(fgmm__exchange_begin(p->exchange, room));
     p->arrived_bytes += p->arriving * (int64_t)p->exchange->item_bytes;
 cleanup:
@@ -212,6 +216,7 @@ static void note_stages(const pass *p, const fgmm_shard_times *before, fgmm_buil
     report->read_wait_seconds = after.read_wait_seconds - before->read_wait_seconds;
     report->exchange_wait_seconds = p->exchange_wait_seconds;
     report->write_wait_seconds = sink.wait_seconds;
+    report->peers_wait_seconds = p->peers_wait_seconds;
 }
 
 fgmm_status fgmm__deliver(fgmm_delivery *delivery, fgmm_build_report *report)
