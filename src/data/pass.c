@@ -39,7 +39,10 @@ static int64_t most(int64_t a, int64_t b)
 
 static fgmm_status start(fgmm_shard *shard, bool host, int64_t row)
 {
-    fgmm_status status = fgmm__shard_quiesce(shard, shard->comm);
+    fgmm_status status = FGMM_OK;
+    /* Resident rows are only read: what still works on them needs no wait. */
+    if (shard->pass.ring_started || shard->pass.uploaded > 0)
+        status = fgmm__shard_quiesce(shard, shard->comm);
     if (status != FGMM_OK)
         return status;
     shard->pass = (fgmm_shard_pass){
@@ -50,7 +53,7 @@ static fgmm_status start(fgmm_shard *shard, bool host, int64_t row)
         .started = fgmm__seconds(),
     };
     /* A host pass downloads device rows into a buffer of the ring first. */
-    if (!shard->pass.host || row >= shard->host_begin)
+    if (shard->pass.ring_begin < shard->end && (!shard->pass.host || row >= shard->host_begin))
         start_ring(shard);
     return FGMM_OK;
 }

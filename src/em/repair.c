@@ -73,7 +73,8 @@ static fgmm_status find_poor_rows(fgmm_em *em, const fgmm_components *components
         FGMM_TRY(em->backend->ops->assign_tile(em->backend, &tile, labels, NULL, log_density));
         const double *weights = em->weights != NULL ? fgmm__weights_from(em->weights, tile.begin) : NULL;
         for (int64_t i = 0; i < tile.rows; i++)
-            if (weights == NULL || weights[i] > 0)
+            if (!(*size == capacity && log_density[i] > heap[0].log_density) && /* as nearly all are */
+                (weights == NULL || weights[i] > 0))
                 offer(heap, size, capacity, (poor_row){log_density[i], tile.begin + i});
         fgmm__progress_add(tile.rows);
     }
