@@ -3,6 +3,7 @@
  * the CPU does: the same bits. */
 #include <cuda_runtime.h>
 #include <float.h>
+#include "kernels/generic/exact.cuh"
 #include "kernels/generic/pair_tile.cuh"
 
 namespace fgmm
@@ -25,17 +26,6 @@ struct NeighborShared {
 __device__ __forceinline__ float widened(double bound, int dim)
 {
     return __double2float_ru(bound * (1.0 + (dim + 8) * 0x1p-23) + 0x1p-126);
-}
-
-template <typename T>
-__device__ double exact_distance(const float *query /* [dim] */, const T *row /* [dim] */, int dim)
-{
-    double sum = 0;
-    for (int d = 0; d < dim; d++) {
-        const double t = __dsub_rn(to_double(row[d]), to_double(query[d]));
-        sum = __dadd_rn(sum, __dmul_rn(t, t));
-    }
-    return sum;
 }
 
 template <typename T>

@@ -52,6 +52,39 @@ typedef struct {
     fgmm_status (*fetch)(fgmm_backend *backend, fgmm_model *model);
 } fgmm_resident_ops;
 
+/* A row near a query. */
+typedef struct {
+    double distance; /* as of fgmm_hit */
+    int64_t id;
+} fgmm_neighbor;
+
+static inline bool fgmm__nearer(fgmm_neighbor a, fgmm_neighbor b)
+{
+    return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
+}
+
+/* Lists that a backend searches. It takes what it needs of the arrays and asks for rows when it wants them.
+ */
+typedef struct {
+    int32_t lists, dim;
+    fgmm_dtype dtype;
+    bool repeats;            /* a row may be in several lists */
+    const uint64_t *offsets; /* [lists+1] list j has offsets[j+1] - offsets[j] rows */
+    const float *centroids;  /* [lists][dim] */
+    /* Rows begin, begin+1, .. of a list, `n` of them, and their ids, into host memory. A list is read from
+     * its first row on, without gaps, before another is begun. */
+    fgmm_status (*read)(void *context, int32_t list, int64_t begin, int64_t n, void *rows, int64_t *ids);
+    void *context;
+} fgmm_list_table;
+
+/* What a search in lists took. */
+typedef struct {
+    double device_seconds; /* from the first kernel to the last, waits for rows included */
+    int64_t bytes_brought; /* of rows that were not on the device */
+} fgmm_list_times;
+
+typedef struct fgmm_backend_lists fgmm_backend_lists;
+
 typedef struct {
     const char *name; /* "cpu", "cuda" */
     /* Local. threads: CPU threads to use. device: NULL for the CPU. */
@@ -90,9 +123,30 @@ typedef struct {
     fgmm_status (*neighbors)(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
                              const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
                              fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
+
+    /* Searching lists in the backend's own memory; NULL where rows go through `neighbors` (the CPU). All
+     * local. memory_bytes: cap on what the lists take, 0: what is free, less what a search needs. Lists that
+     * do not fit are brought when they are visited; those visited most by the first batch stay. */
+    fgmm_status (*lists_open)(fgmm_backend *backend, const fgmm_list_table *table, int64_t memory_bytes,
+                              fgmm_backend_lists **out);
+    void (*lists_close)(fgmm_backend_lists *lists); /* accepts NULL */
+    /* The k nearest rows (k <= FGMM_MOST_NEAREST) of each of n queries ([n][dim]) in the lists
+     * probes[n][nprobe]. choose: probes are set first, to the nprobe (<= FGMM_MOST_NEAREST) lists whose
+     * centroids are nearest, ties to the smaller number. nearest [n][k], nearest first, ties to the smaller
+     * id; counts [n]: how many there are. All host. times may be NULL. */
+    fgmm_status (*lists_search)(fgmm_backend_lists *lists, const float *queries, int64_t n, int32_t k,
+                                int32_t nprobe, bool choose, int32_t *probes, fgmm_neighbor *nearest,
+                                int32_t *counts, fgmm_list_times *times);
+
+    /* The k nearest (k <= FGMM_MOST_NEAREST) among the rows of tiles, whose ids are their global numbers:
+     * begin, tiles (in the backend's memory), end. NULL where there are no lists either. */
+    fgmm_status (*nearest_begin)(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim,
+                                 int32_t k);
+    fgmm_status (*nearest_tile)(fgmm_backend *backend, const fgmm_tile *tile);
+    fgmm_status (*nearest_end)(fgmm_backend *backend, fgmm_neighbor *nearest, int32_t *counts);
 } fgmm_backend_ops;
 
-enum { FGMM_MAX_TOP = 64 };
+enum { FGMM_MAX_TOP = 64, FGMM_MOST_NEAREST = 1024 };
 
 /* The start of every backend; implementations embed it as their first member. */
 struct fgmm_backend {

@@ -82,6 +82,7 @@ static void cuda_destroy(fgmm_backend *backend)
     fgmm__pinned_free(backend->device, cuda->dense_counts);
     for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         fgmm__gpu_event_destroy(cuda->counts_ready[slot]);
+    fgmm__cuda_nearest_destroy(cuda->nearest);
     fgmm__pinned_free(backend->device, cuda->assign.staging);
     fgmm__cuda_mixture_free(cuda);
     fgmm__cuda_staging_free(cuda);
@@ -144,4 +145,10 @@ const fgmm_backend_ops fgmm__backend_cuda = {
     .assign_tile = fgmm__cuda_assign_tile,
     .queries_begin = fgmm__cuda_queries_begin,
     .neighbors = fgmm__cuda_neighbors,
+    .lists_open = fgmm__cuda_lists_open,
+    .lists_close = fgmm__cuda_lists_close,
+    .lists_search = fgmm__cuda_lists_search,
+    .nearest_begin = fgmm__cuda_nearest_begin,
+    .nearest_tile = fgmm__cuda_nearest_tile,
+    .nearest_end = fgmm__cuda_nearest_end,
 };

@@ -160,6 +160,8 @@ typedef struct {
     size_t staging_bytes;
 } fgmm__cuda_assign;
 
+typedef struct fgmm__cuda_nearest fgmm__cuda_nearest; /* cuda_nearest.c */
+
 struct fgmm__cuda_backend {
     fgmm_backend base;
     fgmm_stream stream;
@@ -184,6 +186,7 @@ struct fgmm__cuda_backend {
     fgmm__cuda_assign assign;
     int64_t n_queries;
     int32_t query_dim;
+    fgmm__cuda_nearest *nearest; /* NULL until rows are searched */
 };
 
 /* cuda.c. A buffer of at least so many bytes; out points to a pointer of any type. What it held is lost when
@@ -261,5 +264,20 @@ fgmm_status fgmm__cuda_queries_begin(fgmm_backend *backend, const float *queries
 fgmm_status fgmm__cuda_neighbors(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
                                  const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
                                  fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
+
+/* cuda_lists.c */
+fgmm_status fgmm__cuda_lists_open(fgmm_backend *backend, const fgmm_list_table *table, int64_t memory_bytes,
+                                  fgmm_backend_lists **out);
+void fgmm__cuda_lists_close(fgmm_backend_lists *lists);
+fgmm_status fgmm__cuda_lists_search(fgmm_backend_lists *lists, const float *queries, int64_t n, int32_t k,
+                                    int32_t nprobe, bool choose, int32_t *probes, fgmm_neighbor *nearest,
+                                    int32_t *counts, fgmm_list_times *times);
+
+/* cuda_nearest.c */
+fgmm_status fgmm__cuda_nearest_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim,
+                                     int32_t k);
+fgmm_status fgmm__cuda_nearest_tile(fgmm_backend *backend, const fgmm_tile *tile);
+fgmm_status fgmm__cuda_nearest_end(fgmm_backend *backend, fgmm_neighbor *nearest, int32_t *counts);
+void fgmm__cuda_nearest_destroy(fgmm__cuda_nearest *nearest); /* accepts NULL */
 
 #endif

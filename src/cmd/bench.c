@@ -14,12 +14,12 @@ static const struct {
 } benches[] = {
     {"estep", fgmm__bench_estep}, {"kmeans", fgmm__bench_kmeans},   {"gemm", fgmm__bench_gemm},
     {"copy", fgmm__bench_copy},   {"h2d", fgmm__bench_h2d},         {"allreduce", fgmm__bench_allreduce},
-    {"read", fgmm__bench_read},   {"shuffle", fgmm__bench_shuffle},
+    {"read", fgmm__bench_read},   {"shuffle", fgmm__bench_shuffle}, {"search", fgmm__bench_search},
 };
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static const char usage[] =
-    "[mpirun -n R] fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read|shuffle [DATA...] [OPTIONS]";
+    "[mpirun -n R] fgmm bench estep|kmeans|gemm|copy|h2d|allreduce|read|shuffle|search [DATA...] [OPTIONS]";
 static const char description[] =
     "Checks the answer against a plain float64 reference, then times; prints one JSON object.\n"
     "estep, kmeans: one E-step (k-means: nearest centroids) over DATA or over rows of a known mixture, "
@@ -30,7 +30,9 @@ static const char description[] =
     "timed. `timed` says which.\n"
     "gemm: the vendor's large product. copy: within the backend's memory. h2d: pinned host memory to the "
     "GPU. allreduce: 64-bit sums over ranks. read: DATA through the readers. shuffle: rows to the ranks that "
-    "own them, in rounds, as build sends them.";
+    "own them, in rounds, as build sends them.\n"
+    "search: a batch of queries in K lists of rows of a known mixture, in the backend's memory; the CPU "
+    "answers some of them, too.";
 
 double fgmm__bench_times(fgmm_bench *bench, double *seconds)
 {
@@ -54,7 +56,7 @@ static fgmm_status check(const fgmm_bench *b, const char *name, int *which)
         ++*which;
     if (*which == N_BENCHES)
         return fgmm__fail(FGMM_ERR_INPUT,
-                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read shuffle", name);
+                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read shuffle search", name);
     if (b->rows < 1 || b->dim < 1 || b->dim > (1 << 20) || b->k < 1 || b->k > INT32_MAX)
         return fgmm__fail(FGMM_ERR_INPUT, "--rows, --dim and -k must be at least 1");
     if (b->reps < 1 || b->reps > FGMM_BENCH_MAX_REPS)
@@ -85,8 +87,16 @@ static void print_line(const fgmm_bench *b)
 fgmm_status fgmm__cmd_bench(int argc, char **argv)
 {
     fgmm_status status = FGMM_OK;
-    fgmm_bench b = {
-        .rows = 200000, .dim = 128, .k = 1024, .seed = 1, .reps = 7, .bytes = 64 << 20, .spread = 0.1};
+    fgmm_bench b = {.rows = 200000,
+                    .dim = 128,
+                    .k = 1024,
+                    .seed = 1,
+                    .reps = 7,
+                    .bytes = 64 << 20,
+                    .spread = 0.1,
+                    .queries = 10000,
+                    .nprobe = 32,
+                    .neighbors = 10};
     int n_positionals = 0, which = 0;
     bool done;
     const char **positionals = calloc((size_t)argc + 1, sizeof *positionals);
@@ -103,6 +113,9 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
         {"--reps", FGMM_OPT_COUNT, &b.reps, "R", "timed repeats, after 2 warm-ups (7)"},
         {"--bytes", FGMM_OPT_BYTES, &b.bytes, "BYTES",
          "bytes of copy, h2d and allreduce, and of a round of shuffle (64MiB)"},
+        {"--queries", FGMM_OPT_COUNT, &b.queries, "Q", "search: queries a batch (10k)"},
+        {"--nprobe", FGMM_OPT_COUNT, &b.nprobe, "P", "search: lists a query (32)"},
+        {"--neighbors", FGMM_OPT_COUNT, &b.neighbors, "N", "search: neighbours a query (10)"},
         {"--residency", FGMM_OPT_CHOICE, &b.residency, "auto|device|host|stream",
          "where the rows live (auto)"},
         {NULL, FGMM_OPT_FLAG, NULL, NULL, NULL},
@@ -113,7 +126,7 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
     if (done)
         goto cleanup;
     if (n_positionals < 1)
-        FGMM_FAIL(FGMM_ERR_INPUT, "name a bench: estep kmeans gemm copy h2d allreduce read shuffle");
+        FGMM_FAIL(FGMM_ERR_INPUT, "name a bench: estep kmeans gemm copy h2d allreduce read shuffle search");
     FGMM_TRY(check(&b, positionals[0], &which));
     b.data = positionals + 1;
     b.n_data = n_positionals - 1;

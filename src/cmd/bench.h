@@ -4,6 +4,7 @@
 
 #include <cjson/cJSON.h>
 #include "cmd/cmd.h"
+#include "model/model.h"
 
 enum { FGMM_BENCH_WARM_UPS = 2, FGMM_BENCH_MAX_REPS = 1000 };
 
@@ -12,7 +13,7 @@ typedef struct {
     fgmm_device *device; /* NULL: CPU */
     int threads;
     /* the command line */
-    int64_t rows, dim, k, seed, reps, bytes;
+    int64_t rows, dim, k, seed, reps, bytes, queries, nprobe, neighbors;
     int covariance, dtype, residency;
     double spread;
     const char *const *data; /* the rows' sources; none: a synth: mixture */
@@ -26,6 +27,9 @@ double fgmm__bench_times(fgmm_bench *bench, double *seconds);
  * on first. */
 fgmm_status fgmm__bench_agree_times(fgmm_bench *bench, fgmm_status mine, double *seconds);
 
+/* Fills in the means of the mixture that synth: rows come from (bench_estep.c); returns its variance. */
+double fgmm__bench_true_means(const fgmm_bench *bench, fgmm_model *model);
+
 fgmm_status fgmm__bench_estep(fgmm_bench *bench);
 fgmm_status fgmm__bench_kmeans(fgmm_bench *bench);
 fgmm_status fgmm__bench_gemm(fgmm_bench *bench);
@@ -34,5 +38,6 @@ fgmm_status fgmm__bench_h2d(fgmm_bench *bench);
 fgmm_status fgmm__bench_allreduce(fgmm_bench *bench);
 fgmm_status fgmm__bench_read(fgmm_bench *bench);
 fgmm_status fgmm__bench_shuffle(fgmm_bench *bench);
+fgmm_status fgmm__bench_search(fgmm_bench *bench);
 
 #endif

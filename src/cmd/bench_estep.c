@@ -56,8 +56,7 @@ static fgmm_status open_rows(const fgmm_bench *b, fgmm_dataset **out)
     return fgmm__comm_agree(b->comm, status);
 }
 
-/* The mixture that the synth: rows come from; returns its variance. */
-static double true_means(const fgmm_bench *b, fgmm_model *model)
+double fgmm__bench_true_means(const fgmm_bench *b, fgmm_model *model)
 {
     fgmm_dtype dtype = (fgmm_dtype)b->dtype;
     bool integers = dtype == FGMM_U8 || dtype == FGMM_I8;
@@ -138,7 +137,7 @@ static fgmm_status make_components(estep *e)
                                 fgmm_dataset_dim(e->dataset), &e->model));
     fgmm_model *model = e->model;
     if (b->n_data == 0)
-        variance = true_means(b, model);
+        variance = fgmm__bench_true_means(b, model);
     else
         FGMM_TRY(sampled_means(b, e->dataset, model, &variance));
     for (int32_t k = 0; k < model->k; k++)

@@ -21,7 +21,7 @@ static const char description[] =
 enum { MOST_SETTINGS = 256, MOST_PROBES = 1024 /* a query when a rule is learnt, unless told otherwise */ };
 
 static const char *output, *truth_file, *csv_file, *nprobe_list, *target_list;
-static int64_t k = 10, max_probes;
+static int64_t k = 10, max_probes, device_memory_bytes;
 static int metric = -1, probe_by = -1, keep_all = 0;
 static bool learn;
 
@@ -46,6 +46,9 @@ static const fgmm_option table[] = {
     {"--skip", FGMM_OPT_CHOICE, &keep_all, "yes|no",
      "pass over rows that the index's sketches (build --sketch) rule out, on the host: the same answers from "
      "fewer distances (yes)"},
+    {"--device-memory", FGMM_OPT_BYTES, &device_memory_bytes, "BYTES",
+     "device memory that a rank's lists may take; what does not fit is brought when it is visited (what is "
+     "free)"},
     {"--groundtruth", FGMM_OPT_TEXT, &truth_file, "GT",
      "true neighbours for recall: .ibin, .ivecs or .h5[:/dataset] (none)"},
     {"-o,--output", FGMM_OPT_TEXT, &output, "RESULTS",
@@ -410,6 +413,7 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
                  run.n * fgmm_comm_rank(comm) / fgmm_comm_size(comm);
     FGMM_TRY(fgmm__searcher_create(comm, run.index, (fgmm_backend_kind)fgmm__globals()->backend,
                                    fgmm__cmd_threads(), announce, &searcher));
+    fgmm__searcher_device_memory(searcher, device_memory_bytes);
     fgmm_probe_order order = target_list != NULL ? run.rule.probe_by
                              : probe_by >= 0     ? (fgmm_probe_order)probe_by
                                                  : FGMM_PROBE_CENTROID;

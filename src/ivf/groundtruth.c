@@ -7,7 +7,8 @@
 
 enum {
     BATCH_BYTES = 1 << 30 /* of neighbours kept at once */,
-    MERGE_BYTES = 64 << 20 /* of neighbours from all ranks */
+    MERGE_BYTES = 64 << 20 /* of neighbours from all ranks */,
+    DEVICE_QUERIES = 16384 /* what is found for them has room on the device */
 };
 
 static fgmm_status offer_rows(fgmm_workplace *place, fgmm_scan *scan, fgmm_top *top, const int32_t *everyone)
@@ -27,6 +28,33 @@ cleanup:
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(place->comm);
     return status;
+}
+
+/* The same where the backend keeps what it finds: rows come as tiles in its own memory. */
+static fgmm_status offer_tiles(fgmm_workplace *place, const float *queries, int32_t dim, fgmm_top *top)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_backend_ops *ops = place->backend->ops;
+    fgmm_tile tile;
+    FGMM_TRY(ops->nearest_begin(place->backend, queries, top->n, dim, top->k));
+    FGMM_TRY(fgmm__shard_start(place->shard));
+    for (;;) {
+        FGMM_TRY(fgmm__shard_next(place->shard, &tile));
+        if (tile.rows == 0)
+            break;
+        FGMM_TRY(ops->nearest_tile(place->backend, &tile));
+        fgmm__progress_add(tile.rows);
+    }
+    FGMM_TRY(ops->nearest_end(place->backend, top->heap, top->count));
+cleanup:
+    if (status != FGMM_OK)
+        fgmm__comm_announce_failure(place->comm);
+    return status;
+}
+
+static bool tiles_serve(const fgmm_backend *backend, int32_t k)
+{
+    return backend->ops->nearest_tile != NULL && k <= FGMM_MOST_NEAREST;
 }
 
 /* Merges `n` queries from `begin` on: every rank gets all ranks' neighbours and keeps the nearest. */
@@ -75,32 +103,46 @@ static fgmm_status merge(fgmm_comm *comm, const fgmm_top *mine, int64_t *ids, fl
     return status;
 }
 
+/* This rank's rows go through host memory. */
+static fgmm_status find_by_scan(fgmm_workplace *place, fgmm_scan *scan, fgmm_metric metric,
+                                const float *queries, int32_t dim, fgmm_top *top)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t *everyone = NULL;
+    status = fgmm__alloc((size_t)top->n, sizeof *everyone, "queries", (void **)&everyone);
+    if (status == FGMM_OK)
+        status = fgmm__workplace_queries(place, metric, queries, top->n, dim);
+    FGMM_TRY(fgmm__comm_agree(place->comm, status));
+    for (int32_t q = 0; q < top->n; q++)
+        everyone[q] = q;
+    FGMM_TRY(fgmm__comm_agree(place->comm, offer_rows(place, scan, top, everyone)));
+cleanup:
+    free(everyone);
+    return status;
+}
+
 static fgmm_status find(fgmm_workplace *place, fgmm_scan *scan, fgmm_metric metric, const float *queries,
                         int64_t n, int32_t dim, int32_t k, int64_t *ids, float *distances)
 {
     fgmm_status status = FGMM_OK;
     fgmm_top *top = NULL;
-    int32_t *everyone = NULL;
-    status = fgmm__top_create(n, k, false, &top);
-    if (status == FGMM_OK)
-        status = fgmm__alloc((size_t)n, sizeof *everyone, "queries", (void **)&everyone);
-    if (status == FGMM_OK)
-        status = fgmm__workplace_queries(place, metric, queries, n, dim);
-    FGMM_TRY(fgmm__comm_agree(place->comm, status));
-    for (int32_t q = 0; q < n; q++)
-        everyone[q] = q;
-    FGMM_TRY(fgmm__comm_agree(place->comm, offer_rows(place, scan, top, everyone)));
+    FGMM_TRY(fgmm__comm_agree(place->comm, fgmm__top_create(n, k, false, &top)));
+    if (tiles_serve(place->backend, k))
+        FGMM_TRY(fgmm__comm_agree(place->comm, offer_tiles(place, queries, dim, top)));
+    else
+        FGMM_TRY(find_by_scan(place, scan, metric, queries, dim, top));
     FGMM_TRY(merge(place->comm, top, ids, distances));
 cleanup:
     fgmm__top_destroy(top);
-    free(everyone);
     return status;
 }
 
-static int64_t batch_size(int32_t k)
+/* Queries that the rows pass by for at once. */
+static int64_t batch_size(const fgmm_backend *backend, int32_t k)
 {
+    const int64_t most = tiles_serve(backend, k) ? DEVICE_QUERIES : INT32_MAX / 2;
     int64_t n = BATCH_BYTES / ((int64_t)k * (int64_t)sizeof(fgmm_neighbor));
-    return n < 1 ? 1 : n > INT32_MAX / 2 ? INT32_MAX / 2 : n;
+    return n < 1 ? 1 : n > most ? most : n;
 }
 
 fgmm_status fgmm__groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, const float *queries, int64_t n,
@@ -119,7 +161,7 @@ fgmm_status fgmm__groundtruth(fgmm_comm *comm, const fgmm_dataset *dataset, cons
         FGMM_FAIL(FGMM_ERR_INPUT, "-k %d: must be 1 to the number of rows, %lld", k, (long long)rows);
     FGMM_TRY(fgmm__workplace_open(comm, dataset, &where, FGMM_SPHERICAL, 1, started, &place));
     FGMM_TRY(fgmm__comm_agree(comm, fgmm__scan_create(place.backend, &scan)));
-    step = batch_size(k);
+    step = batch_size(place.backend, k);
     fgmm__progress_begin("neighbours", "rows",
                          (fgmm__shard_end(place.shard) - fgmm__shard_begin(place.shard)) *
                              ((n + step - 1) / step));

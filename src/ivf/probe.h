@@ -11,6 +11,8 @@
 #include "ivf/top.h"
 #include "ivf/workplace.h"
 
+typedef struct fgmm_list_feed fgmm_list_feed;
+
 struct fgmm_searcher {
     fgmm_comm *comm;
     const fgmm_index *index;
@@ -21,6 +23,10 @@ struct fgmm_searcher {
     fgmm_probe_order probe_by;
     fgmm_posterior *posterior; /* NULL: lists are probed by their centroids */
     bool skip;                 /* rows that the index's sketches rule out */
+    /* Where the backend searches lists itself (device_search.h), from the first such search on. */
+    fgmm_backend_lists *device_lists;
+    fgmm_list_feed *feed;
+    int64_t device_memory_bytes; /* cap on what they take; 0: none */
 };
 
 /* One batch of this rank's queries. */

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "ivf/adaptive.h"
+#include "ivf/device_search.h"
 
 /* How much of an index a query meets. */
 typedef struct {
@@ -47,6 +48,9 @@ void fgmm__searcher_destroy(fgmm_searcher *searcher)
     fgmm__lists_destroy(searcher->lists);
     fgmm__distinct_destroy(searcher->distinct);
     fgmm__posterior_destroy(searcher->posterior);
+    if (searcher->device_lists != NULL)
+        searcher->place.backend->ops->lists_close(searcher->device_lists);
+    free(searcher->feed);
     fgmm__workplace_close(&searcher->place);
     free(searcher);
 }
@@ -112,6 +116,23 @@ cleanup:
 
 /* ---- all queries ---- */
 
+/* A batch is the device's own work, unless a rule asks after every list or rows are to be passed over. */
+static bool on_device(const fgmm_searcher *searcher, const effort *how)
+{
+    return how->rule == NULL && !searcher->skip &&
+           fgmm__device_search_serves(searcher->place.backend, how->k);
+}
+
+static fgmm_status search_some(fgmm_searcher *searcher, const float *queries, int64_t n, const effort *how,
+                               int64_t *ids, float *distances, fgmm_tally *tally)
+{
+    if (how->rule != NULL)
+        return fgmm__adaptive_search(searcher, how->rule, how->threshold, queries, n, ids, distances, tally);
+    if (on_device(searcher, how))
+        return fgmm__device_search(searcher, queries, n, how->k, how->nprobe, ids, distances, tally);
+    return search_batch(searcher, queries, n, how->k, how->nprobe, ids, distances, tally);
+}
+
 static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, int64_t n, const effort *how,
                                int64_t *ids, float *distances, fgmm_tally *tally)
 {
@@ -121,13 +142,12 @@ static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, in
     int64_t step = fgmm__batch_size(k, how->nprobe);
     if (searcher->skip && searcher->index->multi && step > SKIMMED)
         step = SKIMMED;
+    if (on_device(searcher, how))
+        status = fgmm__device_search_open(searcher);
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step) {
         int64_t count = n - at < step ? n - at : step;
-        const float *some = queries + at * searcher->index->dim;
-        status = how->rule == NULL ? search_batch(searcher, some, count, k, how->nprobe, ids + at * k,
-                                                  distances + at * k, tally)
-                                   : fgmm__adaptive_search(searcher, how->rule, how->threshold, some, count,
-                                                           ids + at * k, distances + at * k, tally);
+        status = search_some(searcher, queries + at * searcher->index->dim, count, how, ids + at * k,
+                             distances + at * k, tally);
     }
     if (status != FGMM_OK)
         fgmm__comm_announce_failure(searcher->comm);
@@ -188,6 +208,11 @@ cleanup:
     free(my_ids);
     free(my_distances);
     return fgmm__stopped_without_trace(status, "the search");
+}
+
+void fgmm__searcher_device_memory(fgmm_searcher *searcher, int64_t bytes)
+{
+    searcher->device_memory_bytes = bytes;
 }
 
 fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,

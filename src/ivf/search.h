@@ -22,6 +22,9 @@ fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order or
  * until then, wherever it has any. */
 void fgmm__searcher_skip(fgmm_searcher *searcher, bool skip);
 
+/* Local. A cap on the GPU memory that lists take (0: what is free), for the first search and after. */
+void fgmm__searcher_device_memory(fgmm_searcher *searcher, int64_t bytes);
+
 /* Collective. As fgmm_search. */
 fgmm_status fgmm__searcher_run(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
                                int32_t nprobe, int64_t *ids, float *distances, fgmm_search_report *report);

@@ -6,17 +6,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "backend/backend.h"
 #include "base/status.h"
-
-typedef struct {
-    double distance;
-    int64_t id;
-} fgmm_neighbor;
-
-static inline bool fgmm__nearer(fgmm_neighbor a, fgmm_neighbor b)
-{
-    return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
-}
 
 typedef struct {
     int64_t n; /* queries */

@@ -26,6 +26,8 @@ for covariance in spherical diag tied full; do
 done
 prints 1 "$estep" estep "$FGMM_TEST_DATA/passages-10k.fbin" -k 50 --threads 2
 prints 3 "$estep" kmeans --rows 5000 --dim 17 -k 33 --dtype u8
+prints 1 'rows dim k dtype queries nprobe neighbors ms_median queries_per_s scanned_per_query bytes_touched floor_ms floor_share' \
+    search --rows 20000 --dim 17 -k 40 --dtype u8 --spread 1 --queries 200 --nprobe 3 --neighbors 5
 prints 1 gemm_tflops gemm
 prints 1 'bytes ms_median gb_per_s' copy --bytes 4MiB
 prints 3 'bytes ms_median gb_per_s' allreduce --bytes 1MiB
@@ -49,3 +51,5 @@ fails 'needs a GPU' h2d
 fails 'name the data' read
 fails 'as many rows' estep --rows 10 -k 20
 fails 'reps' estep --reps 0
+fails 'nprobe at most -k' search --nprobe 100 -k 50
+fails 'makes its own rows' search "$FGMM_TEST_DATA/passages-10k.fbin" -k 50
