@@ -139,7 +139,7 @@ __device__ int append_nearest(const fgmm_list_queries &queries, int q, Work<kRoo
 }
 
 template <typename T, int kThreads, int kRoom>
-__global__ void __launch_bounds__(kThreads) select(fgmm_list_view lists, fgmm_list_queries queries)
+__global__ void __launch_bounds__(kThreads) select_nearest(fgmm_list_view lists, fgmm_list_queries queries)
 {
     extern __shared__ __align__(16) char memory[];
     Work<kRoom> &work = *reinterpret_cast<Work<kRoom> *>(memory);
@@ -232,7 +232,8 @@ __device__ void scan_exactly(const fgmm_list_view &lists, const fgmm_list_querie
 }
 
 template <typename T, int kThreads, int kRoom>
-__global__ void __launch_bounds__(kThreads) exact(fgmm_list_view lists, fgmm_list_queries queries, bool all)
+__global__ void __launch_bounds__(kThreads)
+    search_exactly(fgmm_list_view lists, fgmm_list_queries queries, bool all)
 {
     extern __shared__ __align__(16) char memory[];
     Work<kRoom> &work = *reinterpret_cast<Work<kRoom> *>(memory);
@@ -260,7 +261,7 @@ template <typename T, typename Size>
 int launch_select(const fgmm_list_view &lists, const fgmm_list_queries &queries, cudaStream_t stream)
 {
     constexpr size_t kBytes = sizeof(Work<Size::kRoom>);
-    const auto kernel = select<T, Size::kThreads, Size::kRoom>;
+    const auto kernel = select_nearest<T, Size::kThreads, Size::kRoom>;
     const int code = allow_shared(kernel, kBytes);
     if (code != cudaSuccess)
         return code;
@@ -273,7 +274,7 @@ int launch_exact(const fgmm_list_view &lists, const fgmm_list_queries &queries, 
 {
     constexpr int kBlocks = 1024;
     constexpr size_t kBytes = sizeof(Work<Large::kRoom>);
-    const auto kernel = exact<T, Large::kThreads, Large::kRoom>;
+    const auto kernel = search_exactly<T, Large::kThreads, Large::kRoom>;
     const int code = allow_shared(kernel, kBytes);
     if (code != cudaSuccess)
         return code;

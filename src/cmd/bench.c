@@ -56,7 +56,8 @@ static fgmm_status check(const fgmm_bench *b, const char *name, int *which)
         ++*which;
     if (*which == N_BENCHES)
         return fgmm__fail(FGMM_ERR_INPUT,
-                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read shuffle search", name);
+                          "no bench `%s`; there are estep kmeans gemm copy h2d allreduce read shuffle search",
+                          name);
     if (b->rows < 1 || b->dim < 1 || b->dim > (1 << 20) || b->k < 1 || b->k > INT32_MAX)
         return fgmm__fail(FGMM_ERR_INPUT, "--rows, --dim and -k must be at least 1");
     if (b->reps < 1 || b->reps > FGMM_BENCH_MAX_REPS)
