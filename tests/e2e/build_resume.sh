@@ -7,7 +7,7 @@
 
 cp "$FGMM_TEST_DATA/passages-10k.fbin" rows.fbin
 for _ in $(seq 12); do echo rows.fbin; done >files
-"$FGMM" fit rows.fbin -k 300 --algorithm kmeans --max-iter 2 -o model.h5 -q
+"$FGMM" fit rows.fbin -k 600 --algorithm kmeans --max-iter 2 -o model.h5 -q
 "$FGMM" fit rows.fbin -k 60 --max-iter 2 -o mixture.h5 -q
 line=(@files model.h5 --assign soar --replication 1.5 --backend cpu --residency stream --threads 1 --tile-rows 1k)
 
@@ -60,7 +60,8 @@ cp assign.h5.ckpt kept.ckpt
 for file in assign.h5.ckpt.*; do cp "$file" "kept.ckpt${file#assign.h5.ckpt}"; done
 start 3 assign "${line[@]}" --resume
 wait_for 60 grep -q 'going on with the lists found so far' err
-sleep 0.5
+wait_for 60 grep -q 'assign: *[1-9]' err
+sleep 0.3
 kill -USR1 $pid
 stopped assign assign
 more=$("$H5GET" assign.h5.ckpt bytes | tr -s ' \n' '++')
