@@ -39,10 +39,10 @@ __device__ __forceinline__ uint4 row_columns(float square, bool fits)
 constexpr float kSquareScale = 0x1p-15f;
 
 /* Where half `column` of row `row` lies in a swizzled tile of `rows` rows, in halves. */
-__host__ __device__ inline int swizzled(int row, int column, int rows)
+__host__ __device__ inline int swizzled(unsigned row, unsigned column, unsigned rows)
 {
-    const int half = column / 64, piece = column % 64 / 8;
-    return half * rows * 64 + row * 64 + ((piece ^ (row % 8)) * 8) + column % 8;
+    const unsigned half = column / 64, piece = column % 64 / 8;
+    return static_cast<int>(half * rows * 64 + row * 64 + ((piece ^ (row % 8)) * 8) + column % 8);
 }
 
 } // namespace fgmm

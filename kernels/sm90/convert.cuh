@@ -7,10 +7,11 @@
 
 #include <cuda_fp16.h>
 #include <string.h>
-#include "kernels/generic/rows.cuh"
 #include "kernels/ptx/math.cuh"
 #include "kernels/sm90/columns.cuh"
+#include "kernels/sm90/packed.cuh"
 #include "kernels/sm90/traits.cuh"
+#include "kernels/sm90/walk.cuh"
 
 namespace fgmm
 {
@@ -45,8 +46,8 @@ struct Norms {
 
 /* An octet's squares are summed first: 8 roundings, then one an octet. */
 template <bool kSquares, typename T>
-__device__ __forceinline__ void convert_octet(const Octet<T> &octet, const fgmm_sm90_wide &tables, int number,
-                                              const RowPlace &place, Norms &norms)
+__device__ __forceinline__ void convert_octet(const Packed<T> &octet, const fgmm_sm90_wide &tables,
+                                              int number, const RowPlace &place, Norms &norms)
 {
     const Eight scale(tables.scale + number * 8), shift(tables.shift + number * 8);
     uint32_t values[4], squares[4];
@@ -54,8 +55,9 @@ __device__ __forceinline__ void convert_octet(const Octet<T> &octet, const fgmm_
 #pragma unroll
     for (int e = 0; e < 8; e += 2) {
         /* scale * (value - origin), rounded once */
-        const float y0 = fmaf(to_float(octet.value[e]), scale.value[e], shift.value[e]);
-        const float y1 = fmaf(to_float(octet.value[e + 1]), scale.value[e + 1], shift.value[e + 1]);
+        const float2 stored = octet.pair(e / 2);
+        const float y0 = fmaf(stored.x, scale.value[e], shift.value[e]);
+        const float y1 = fmaf(stored.y, scale.value[e + 1], shift.value[e + 1]);
         const __half2 pair = __floats2half2_rn(y0, y1);
         memcpy(&values[e / 2], &pair, sizeof pair);
         sum.y = fmaf(y0, y0, fmaf(y1, y1, sum.y));
@@ -91,13 +93,14 @@ template <bool kSquares> __device__ __forceinline__ float2 measures_of(const Nor
 
 /* How the lanes of a warp share rows: as many lanes a row as it has octets, and several steps beyond 32. */
 struct Sharing {
-    int lanes, rows, steps; /* lanes * rows is a warp */
-    __device__ __forceinline__ explicit Sharing(int octets)
+    int octets, lanes, rows, steps; /* lanes * rows is a warp */
+    __device__ __forceinline__ explicit Sharing(int octets_) : octets(octets_)
     {
         lanes = octets <= 4 ? 4 : octets <= 8 ? 8 : octets <= 16 ? 16 : kWarp;
         rows = kWarp / lanes;
         steps = (octets + lanes - 1) / lanes;
     }
+    __device__ __forceinline__ int lane() const { return threadIdx.x & (lanes - 1); /* a power of two */ }
 };
 
 /* The lanes of a row, after its last octet. Columns that are left are zeros, since a buffer has served other
@@ -106,7 +109,7 @@ template <bool kSquares>
 __device__ __forceinline__ void end_row(const Sharing &sharing, const fgmm_sm90_wide &tables,
                                         const RowPlace &place, Norms norms, float2 *measures)
 {
-    const int lane = threadIdx.x % sharing.lanes, pieces = tables.slabs * 8;
+    const int lane = sharing.lane(), pieces = tables.slabs * 8;
     for (int step = sharing.lanes / 2; step > 0; step /= 2) {
         norms.y += __shfl_xor_sync(kWholeWarp, norms.y, step);
         if constexpr (kSquares)
@@ -124,59 +127,54 @@ __device__ __forceinline__ void end_row(const Sharing &sharing, const fgmm_sm90_
         place.put(piece, make_uint4(0, 0, 0, 0));
 }
 
-/* An octet of this lane: some of its row, or the row's last. */
+/* An octet of this lane: part of its row. A warp takes every kConverters-th group of rows of a tile. */
 struct Item {
     int row, step; /* of the tile */
-    __device__ __forceinline__ void next(const Sharing &sharing, int warps)
+    /* Warp `warp`'s first. */
+    __device__ __forceinline__ Item(const Sharing &sharing, int warp)
+        : row(warp * sharing.rows + static_cast<int>(threadIdx.x % kWarp) / sharing.lanes), step(0)
+    {
+    }
+    /* False when the tile has no more for this warp. */
+    __device__ __forceinline__ bool next(const Sharing &sharing)
     {
         if (++step == sharing.steps) {
             step = 0;
-            row += warps * sharing.rows;
+            row += WideShape::kConverters * sharing.rows;
         }
+        return row < WideShape::kRows;
     }
     __device__ __forceinline__ int octet(const Sharing &sharing) const
     {
-        return step * sharing.lanes + static_cast<int>(threadIdx.x) % sharing.lanes;
+        return step * sharing.lanes + sharing.lane();
     }
 };
 
-/* Warp `warp` of `warps`: its part of the tile that begins at row `first` of the view. Rows past the end
- * repeat the last one; nobody reads their results. Several octets of a lane are read before the first is
- * used. */
-template <typename T, bool kSquares>
-__device__ __forceinline__ void convert_tile(const fgmm_row_view &rows, int first, bool whole,
-                                             const fgmm_sm90_wide &tables, unsigned char *tile,
-                                             float2 *measures, int warp, int warps)
-{
-    constexpr int kBatch = WideShape::kConvertBatch;
-    const Sharing sharing(tables.octets);
-    const int lane = threadIdx.x % kWarp;
-    Item item = {warp * sharing.rows + lane / sharing.lanes, 0}, coming = item;
-    Norms norms = {0, 0};
-    while (item.row < WideShape::kRows) {
-        Octet<T> octets[kBatch];
-#pragma unroll
-        for (int b = 0; b < kBatch; b++) {
-            const int row = min(first + coming.row, rows.rows - 1);
-            const T *values = static_cast<const T *>(rows.data) + static_cast<int64_t>(row) * rows.dim;
-            octets[b] = load_octet(values, coming.octet(sharing) * 8, rows.dim, whole);
-            coming.next(sharing, warps);
-        }
-#pragma unroll
-        for (int b = 0; b < kBatch; b++) {
-            if (item.row >= WideShape::kRows)
-                break;
-            const RowPlace place = {tile, item.row};
-            if (item.octet(sharing) < tables.octets)
-                convert_octet<kSquares>(octets[b], tables, item.octet(sharing), place, norms);
-            if (item.step == sharing.steps - 1) {
-                end_row<kSquares>(sharing, tables, place, norms, measures);
-                norms = {0, 0};
-            }
-            item.next(sharing, warps);
-        }
+/* Reads a warp's items of one tile after the other. Rows past the end repeat the last one; nobody reads their
+ * results. kWhole: as in load_octet. */
+template <typename T, bool kWhole> struct ItemReader {
+    const fgmm_row_view &rows;
+    const Sharing &sharing;
+    const int warp;
+    Walk walk;
+    Item item;
+    __device__ ItemReader(const fgmm_row_view &rows_, const Sharing &sharing_, int warp_)
+        : rows(rows_), sharing(sharing_), warp(warp_), walk(rows_.rows), item(sharing_, warp_)
+    {
     }
-}
+    __device__ __forceinline__ Packed<T> next()
+    {
+        const int row = min(walk.first_row() + item.row, rows.rows - 1);
+        const T *values = static_cast<const T *>(rows.data) + static_cast<int64_t>(row) * rows.dim;
+        const int octet = min(item.octet(sharing), sharing.octets - 1); /* the last may not be the lane's */
+        const Packed<T> packed = load_packed<kWhole>(values, octet * 8, rows.dim);
+        if (!item.next(sharing)) {
+            item = Item(sharing, warp);
+            walk.next();
+        }
+        return packed;
+    }
+};
 
 } // namespace fgmm
 

@@ -9,7 +9,7 @@ namespace fgmm
 {
 
 /* Eight elements of a row as they are stored, in whole registers while they wait. */
-template <typename T> struct Packed {
+template <typename T> struct alignas(alignof(Octet<T>)) Packed {
     static constexpr int kWords = sizeof(T) * 2;
     uint32_t word[kWords];
     __device__ __forceinline__ explicit Packed(const Octet<T> &octet)
@@ -19,27 +19,33 @@ template <typename T> struct Packed {
         for (int i = 0; i < kWords; i++)
             asm("" : "+r"(word[i])); /* or the compiler takes a register an element */
     }
-    __device__ __forceinline__ Octet<T> octet() const
+    /* Elements 2i and 2i + 1, taken out of words: as elements, they would have a register each from the
+     * start. */
+    __device__ __forceinline__ float2 pair(int i) const
     {
-        Octet<T> octet;
-        memcpy(&octet, word, sizeof word);
-        return octet;
+        if constexpr (sizeof(T) == 4) {
+            return make_float2(__uint_as_float(word[2 * i]), __uint_as_float(word[2 * i + 1]));
+        } else if constexpr (sizeof(T) == 2) {
+            __half2 halves;
+            memcpy(&halves, &word[i], sizeof halves);
+            return __half22float2(halves);
+        } else {
+            const uint32_t shifted = word[i / 2] >> (i % 2 * 16);
+            return make_float2(static_cast<float>(static_cast<T>(shifted)),
+                               static_cast<float>(static_cast<T>(shifted >> 8)));
+        }
     }
     Packed() = default;
 };
 
-/* Elements d..d+7 of a row; those past `dim` are zero. kWhole: as in load_octet. */
+/* Elements d..d+7 of a row, which has any of them; those past `dim` are zero. kWhole: as in load_octet. */
 template <bool kWhole, typename T>
-__device__ __forceinline__ Packed<T> load_packed(const T *values /* [dim] */, int d, int dim)
+__device__ __forceinline__ Packed<T> load_packed(const T *row /* [dim] */, int d, int dim)
 {
-    if constexpr (kWhole) {
-        Octet<T> octet = {};
-        if (d < dim)
-            octet = *reinterpret_cast<const Octet<T> *>(values + d);
-        return Packed<T>(octet);
-    } else {
-        return Packed<T>(load_octet(values, d, dim, false));
-    }
+    if constexpr (kWhole)
+        return *reinterpret_cast<const Packed<T> *>(row + d);
+    else
+        return Packed<T>(load_octet(row, d, dim, false));
 }
 
 } // namespace fgmm

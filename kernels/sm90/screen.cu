@@ -22,6 +22,7 @@
 #include "kernels/ptx/wgmma.cuh"
 #include "kernels/sm90/columns.cuh"
 #include "kernels/sm90/lists.cuh"
+#include "kernels/sm90/packed.cuh"
 #include "kernels/sm90/ring.cuh"
 #include "kernels/sm90/traits.cuh"
 
@@ -114,36 +115,6 @@ __device__ __forceinline__ float scattered_sum(float (&value)[kBatch], int lane)
     }
     return value[0];
 }
-
-/* Eight elements of a row as they are stored, in whole registers while they wait. */
-template <typename T> struct alignas(alignof(Octet<T>)) Packed {
-    static constexpr int kWords = sizeof(T) * 2;
-    uint32_t word[kWords];
-    __device__ __forceinline__ explicit Packed(const Octet<T> &octet)
-    {
-        memcpy(word, &octet, sizeof word);
-#pragma unroll
-        for (int i = 0; i < kWords; i++)
-            asm("" : "+r"(word[i])); /* or the compiler takes a register an element */
-    }
-    /* Elements 2i and 2i + 1, taken out of words: as elements, they would have a register each from the
-     * start. */
-    __device__ __forceinline__ float2 pair(int i) const
-    {
-        if constexpr (sizeof(T) == 4) {
-            return make_float2(__uint_as_float(word[2 * i]), __uint_as_float(word[2 * i + 1]));
-        } else if constexpr (sizeof(T) == 2) {
-            __half2 halves;
-            memcpy(&halves, &word[i], sizeof halves);
-            return __half22float2(halves);
-        } else {
-            const uint32_t shifted = word[i / 2] >> (i % 2 * 16);
-            return make_float2(static_cast<float>(static_cast<T>(shifted)),
-                               static_cast<float>(static_cast<T>(shifted >> 8)));
-        }
-    }
-    Packed() = default;
-};
 
 /* A converter warp: its share of the batches of each row tile, minus origin, scaled, to fp16 in the swizzled
  * layout; their squared norms and extra columns. What is converted is read anew at once, for the next batch.

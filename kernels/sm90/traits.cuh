@@ -76,9 +76,9 @@ struct WideShape {
     static constexpr int kPairRows = kCluster * kRows;
     static constexpr int kStages = 4; /* slabs: 192 KiB */
     /* Two tiles of converted rows a block, in memory that stays in L2 for the most part: the next one is made
-     * while this one is multiplied. A lane has kConvertBatch octets of rows on their way. */
+     * while this one is multiplied. */
     static constexpr int kRowTiles = 2;
-    static constexpr int kConverters = kGroupWarps - 1, kConvertBatch = 4;
+    static constexpr int kConverters = kGroupWarps - 1;
     /* At entry each thread has 168 registers, 65536 / 384; the producers give some to the consumers. */
     static constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
     static_assert(kProducerRegisters + kGroups * kConsumerRegisters <= 3 * 168, "one block's registers");

@@ -7,13 +7,13 @@
  * are kept by quads of lanes (lists.cuh). */
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#include "kernels/ptx/cluster.cuh"
 #include "kernels/ptx/registers.cuh"
 #include "kernels/ptx/wgmma.cuh"
 #include "kernels/sm90/convert.cuh"
 #include "kernels/sm90/lists.cuh"
 #include "kernels/sm90/ring.cuh"
 #include "kernels/sm90/traits.cuh"
+#include "kernels/sm90/walk.cuh"
 
 namespace fgmm
 {
@@ -28,21 +28,6 @@ struct WideShared {
     uint64_t rows_full[WideShape::kRowTiles], rows_empty[WideShape::kRowTiles];
 };
 
-/* What all roles walk over: pairs of tiles of rows, one pair a cluster at a time. */
-struct Walk {
-    int pair, pairs, step;
-    uint32_t rank; /* of this block in its cluster: it has tile `rank` of the pair */
-    __device__ explicit Walk(int rows)
-        : pair(blockIdx.x / WideShape::kCluster),
-          pairs((rows + WideShape::kPairRows - 1) / WideShape::kPairRows),
-          step(gridDim.x / WideShape::kCluster), rank(ptx::cluster_rank())
-    {
-    }
-    __device__ bool more() const { return pair < pairs; }
-    __device__ void next() { pair += step; }
-    __device__ int first_row() const { return (pair * WideShape::kCluster + rank) * WideShape::kRows; }
-};
-
 /* The block's converted rows. */
 __device__ __forceinline__ unsigned char *converted(unsigned char *operand, const fgmm_sm90_wide &tables,
                                                     int slot)
@@ -50,20 +35,45 @@ __device__ __forceinline__ unsigned char *converted(unsigned char *operand, cons
     return operand + (blockIdx.x * WideShape::kRowTiles + slot) * WideShape::row_tile(tables.slabs);
 }
 
-/* A thread of a converter warp. */
-template <typename T, bool kSquares>
-__device__ void convert_rows(WideShared &shared, const fgmm_row_view &rows, bool whole,
-                             const fgmm_sm90_wide &tables, unsigned char *operand, int warp)
+/* A converter warp. Items are octets of a lane; kBatch of them are always on their way, also from one tile to
+ * the next. */
+template <typename T, bool kSquares, bool kWhole>
+__device__ __forceinline__ void convert_rows(WideShared &shared, const fgmm_row_view &rows,
+                                             const fgmm_sm90_wide &tables, unsigned char *operand, int warp)
 {
+    constexpr int kBatch = sizeof(T) == 4 || kSquares || !kWhole ? 4 : 8; /* 32 registers at most */
+    const Sharing sharing(tables.octets);
+    ItemReader<T, kWhole> reader(rows, sharing, warp);
+    Packed<T> waiting[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; b++)
+        waiting[b] = reader.next();
+    Walk walk(rows.rows);
+    Item item(sharing, warp);
     Ring ring;
-    for (Walk walk(rows.rows); walk.more(); walk.next()) {
-        ptx::barrier_wait(&shared.rows_empty[ring.slot], ring.phase ^ 1);
-        convert_tile<T, kSquares>(rows, walk.first_row(), whole, tables,
-                                  converted(operand, tables, ring.slot), shared.measures[ring.slot], warp,
-                                  WideShape::kConverters);
-        ptx::fence_async_proxy_global();
-        ptx::barrier_arrive(&shared.rows_full[ring.slot]);
-        ring.next(WideShape::kRowTiles);
+    Norms norms = {0, 0};
+    while (true) {
+#pragma unroll
+        for (int b = 0; b < kBatch; b++) {
+            const RowPlace place = {converted(operand, tables, ring.slot), item.row};
+            if (item.octet(sharing) < tables.octets)
+                convert_octet<kSquares>(waiting[b], tables, item.octet(sharing), place, norms);
+            waiting[b] = reader.next();
+            if (item.step + 1 == sharing.steps) {
+                end_row<kSquares>(sharing, tables, place, norms, shared.measures[ring.slot]);
+                norms = {0, 0};
+            }
+            if (item.next(sharing))
+                continue;
+            ptx::fence_async_proxy_global();
+            ptx::barrier_arrive(&shared.rows_full[ring.slot]);
+            walk.next();
+            if (!walk.more())
+                return;
+            ring.next(WideShape::kRowTiles);
+            ptx::barrier_wait(&shared.rows_empty[ring.slot], ring.phase ^ 1);
+            item = Item(sharing, warp);
+        }
     }
 }
 
@@ -240,8 +250,10 @@ __global__ void __launch_bounds__(WideShape::kThreads, 1)
     if (group == WideShape::kGroups) {
         ptx::give_registers<WideShape::kProducerRegisters>();
         const int converter = warp % WideShape::kGroupWarps - 1;
-        if (converter >= 0)
-            convert_rows<T, kSquares>(shared, rows, whole, tables, operand, converter);
+        if (converter >= 0 && whole)
+            convert_rows<T, kSquares, true>(shared, rows, tables, operand, converter);
+        else if (converter >= 0)
+            convert_rows<T, kSquares, false>(shared, rows, tables, operand, converter);
         else if (threadIdx.x % kWarp == 0)
             feed_slabs(shared, rows.rows, tables, operand);
     } else {

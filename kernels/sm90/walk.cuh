@@ -1,0 +1,28 @@
+/* Which rows a block of the wide screen works on. */
+#ifndef FGMM_SM90_WALK_CUH
+#define FGMM_SM90_WALK_CUH
+
+#include "kernels/ptx/cluster.cuh"
+#include "kernels/sm90/traits.cuh"
+
+namespace fgmm
+{
+
+/* What all roles walk over: pairs of tiles of rows, one pair a cluster at a time. */
+struct Walk {
+    int pair, pairs, step;
+    uint32_t rank; /* of this block in its cluster: it has tile `rank` of the pair */
+    __device__ explicit Walk(int rows)
+        : pair(blockIdx.x / WideShape::kCluster),
+          pairs((rows + WideShape::kPairRows - 1) / WideShape::kPairRows),
+          step(gridDim.x / WideShape::kCluster), rank(ptx::cluster_rank())
+    {
+    }
+    __device__ bool more() const { return pair < pairs; }
+    __device__ void next() { pair += step; }
+    __device__ int first_row() const { return (pair * WideShape::kCluster + rank) * WideShape::kRows; }
+};
+
+} // namespace fgmm
+
+#endif
