@@ -143,7 +143,7 @@ __device__ __forceinline__ unsigned all_above(const float (&s)[64], const float 
  * Rare. */
 __device__ __forceinline__ void make_room(RowLists &lists, RowState &row, int h, float span)
 {
-    constexpr int kRaises = 5;
+    constexpr int kRaises = 5, kAtATime = 4;
     float rest = span;
 #pragma unroll 1
     for (int raise = 0; raise <= kRaises && count_of(lists, h) == kLaneRecords; raise++, rest *= 0.5f) {
@@ -151,10 +151,15 @@ __device__ __forceinline__ void make_room(RowLists &lists, RowState &row, int h,
             row.threshold = fmaxf(row.threshold, row.sure + (span - rest));
         int kept = 0;
 #pragma unroll 1
-        for (int i = 0; i < kLaneRecords; i++) {
-            const Record record = *place_of(lists, h, i);
-            if (upper_of(record) >= row.threshold)
-                *place_of(lists, h, kept++) = record;
+        for (int base = 0; base < kLaneRecords; base += kAtATime) { /* what waits for memory waits together */
+            Record record[kAtATime];
+#pragma unroll
+            for (int i = 0; i < kAtATime; i++)
+                record[i] = *place_of(lists, h, base + i);
+#pragma unroll
+            for (int i = 0; i < kAtATime; i++)
+                if (upper_of(record[i]) >= row.threshold)
+                    *place_of(lists, h, kept++) = record[i];
         }
         lists.counts -= static_cast<uint32_t>(kLaneRecords - kept) << (16 * h);
     }
