@@ -242,9 +242,10 @@ typedef struct {
     double reg_covar, starved_rows; /* components that hold fewer rows starve */
     const double *origin;           /* [dim] */
     const double *low, *high;       /* [dim] range of all rows and the origin, relative to it */
-    double *most;                   /* [2][dim]: -low and high, extended by the means; [dim] each */
-    fgmm_mixture_part *parts;       /* [FGMM_MSTEP_BLOCKS] */
-    int32_t *finished;              /* 0; left so */
+    double range_bound;       /* power of two >= the sum of squares of the powers of two >= high - low */
+    double *most;             /* [2][dim]: -low and high, extended by the means; [dim] each */
+    fgmm_mixture_part *parts; /* [FGMM_MSTEP_BLOCKS] */
+    int32_t *finished;        /* 0; left so */
 } fgmm_mstep_view;
 
 /* Starts: the rest of `next` from its weights, means and covariances. stats NULL: *out has no E-step's sums.

@@ -105,130 +105,133 @@ __device__ __forceinline__ void extend(double *most, double value)
                   static_cast<unsigned long long>(__double_as_longlong(value)));
 }
 
-/* What a warp knows of its component, on all lanes. */
-struct Component {
-    int k;
-    bool starved; /* it then keeps its old parameters */
-    double weight, variance /* spherical */;
+/* What a lane finds of a component's dimensions; what a warp knows, on all lanes, after sum(). */
+struct Dimensions {
+    double moved = 0, logs = 0, squares = 0, spread = 0;
+    bool good = true; /* variances are positive */
+
+    __device__ __forceinline__ void sum(bool diagonal)
+    {
+        if (diagonal) {
+            logs = warp_sum(logs);
+            squares = warp_sum(squares);
+        } else {
+            moved = warp_sum(moved);
+        }
+        spread = warp_max(spread);
+        good = __all_sync(kWholeWarp, good);
+    }
 };
 
-/* New weight, means and covariances. rows: of the E-step. */
-__device__ void maximise(const fgmm_mstep_view &view, const fgmm_mixture_view &old, const Sums &sums,
-                         double rows, const fgmm_mixture_view &next, Component &c)
+/* A component's size. */
+struct Size {
+    bool summed;  /* there are sums; else parameters are given */
+    bool starved; /* it keeps its old parameters */
+    double n;
+};
+
+__device__ __forceinline__ Size size_of(const fgmm_mstep_view &view, const Sums &sums, int k)
 {
-    const int lane = threadIdx.x % kWarp;
-    const bool diagonal = view.form == FGMM_FORM_DIAG, spherical = !diagonal && !view.hard;
-    const double held = sums.n(c.k), second = spherical ? sums.q(c.k, sums.spherical_bound) : 0.0;
-    const double n = held + 10 * DBL_EPSILON;
-    double moved = 0;
-    c.starved = held < view.starved_rows;
-    c.weight = c.starved ? 0.0 : n / rows;
-#pragma unroll 4
-    for (int d = lane; d < view.dim; d += kWarp) {
-        const int64_t at = static_cast<int64_t>(c.k) * view.dim + d;
-        const double before = old.centre[at], after = c.starved ? before : sums.s(at, d) / n;
+    if (sums.stats.rows == NULL)
+        return {false, false, 0};
+    const double held = sums.n(k);
+    return {true, held < view.starved_rows, held + 10 * DBL_EPSILON};
+}
+
+/* New mean and, of diagonal forms, variance in dimension d, or those given; the centre, and the factor of
+ * diagonal forms. */
+__device__ __forceinline__ void add_dimension(const fgmm_mstep_view &view, const fgmm_mixture_view &old,
+                                              const Sums &sums, const fgmm_mixture_view &next,
+                                              const Size &size, int k, int d, Dimensions &found)
+{
+    const int64_t at = static_cast<int64_t>(k) * view.dim + d;
+    const bool diagonal = view.form == FGMM_FORM_DIAG;
+    double mean, variance = 0;
+    if (size.summed) {
+        const double before = old.centre[at], after = size.starved ? before : sums.s(at, d) / size.n;
         const double delta = after - before;
-        next.means[at] = after + view.origin[d];
-        moved += delta * delta;
+        mean = after + view.origin[d];
+        next.means[at] = mean;
+        found.moved += delta * delta;
         if (diagonal) {
-            const double variance = sums.q(at, sums.bound[d] * sums.bound[d]) / n - delta * delta;
-            next.covariances[at] = c.starved ? old.covariances[at] : fmax(variance, 0.0) + view.reg_covar;
+            const double second = sums.q(at, sums.bound[d] * sums.bound[d]) / size.n - delta * delta;
+            variance = size.starved ? old.covariances[at] : fmax(second, 0.0) + view.reg_covar;
+            next.covariances[at] = variance;
         }
+    } else {
+        mean = next.means[at];
+        variance = diagonal ? next.covariances[at] : 0.0;
     }
+    const double centre = mean - view.origin[d];
+    next.centre[at] = centre;
+    found.spread = fmax(found.spread, fabs(centre));
+    extend(&view.most[d], -centre);
+    extend(&view.most[view.dim + d], centre);
+    if (!diagonal)
+        return;
+    const bool fine = variance > 0 && isfinite(variance);
+    const double factor = fine ? sqrt(kHalfLog2E / variance) : 1.0;
+    const double reach = factor * power_of_two(view.high[d] - view.low[d]);
+    next.factor[at] = factor;
+    found.logs += fine ? log2(variance) : 0.0;
+    found.squares += reach * reach;
+    found.good = found.good && fine;
+}
+
+/* The variance of a spherical component: new, or as given. */
+__device__ __forceinline__ double spherical_variance(const fgmm_mstep_view &view,
+                                                     const fgmm_mixture_view &old, const Sums &sums,
+                                                     const fgmm_mixture_view &next, const Size &size, int k,
+                                                     double moved)
+{
+    if (!size.summed)
+        return next.covariances[k];
+    if (size.starved)
+        return old.covariances[k];
+    const double total = sums.q(k, sums.spherical_bound) / size.n - moved;
+    return fmax(total, 0.0) / view.dim + view.reg_covar;
+}
+
+/* All of component k. rows: of the E-step. */
+__device__ void make_component(const fgmm_mstep_view &view, const fgmm_mixture_view &old, const Sums &sums,
+                               double rows, const fgmm_mixture_view &next, int k, fgmm_mixture_part &part)
+{
+    const bool diagonal = view.form == FGMM_FORM_DIAG, spherical = !diagonal && !view.hard;
+    const Size size = size_of(view, sums, k);
+    Dimensions found;
+#pragma unroll 4
+    for (int d = threadIdx.x % kWarp; d < view.dim; d += kWarp)
+        add_dimension(view, old, sums, next, size, k, d, found);
+    found.sum(diagonal);
+    const double weight = !size.summed ? next.weights[k] : size.starved ? 0.0 : size.n / rows;
+    double factor = 1, distance = diagonal ? found.squares : view.range_bound, variance = 0;
     if (spherical) {
-        const double total = second / n - warp_sum(moved);
-        c.variance = c.starved ? old.covariances[c.k] : fmax(total, 0.0) / view.dim + view.reg_covar;
+        variance = spherical_variance(view, old, sums, next, size, k, found.moved);
+        found.good = variance > 0 && isfinite(variance);
+        factor = found.good ? kHalfLog2E / variance : 1.0;
+        found.logs = found.good ? view.dim * log2(variance) : 0.0;
+        distance *= factor;
     }
-    if (lane == 0) {
-        next.weights[c.k] = c.weight;
+    const double offset = view.hard ? 0.0 : log2(weight) - 0.5 * view.dim * kLog2TwoPi - 0.5 * found.logs;
+    __syncwarp(); /* all lanes have read what is given */
+    if (threadIdx.x % kWarp == 0) {
+        next.weights[k] = weight;
+        next.offset[k] = offset;
+        if (!diagonal)
+            next.factor[k] = factor;
         if (spherical)
-            next.covariances[c.k] = c.variance;
+            next.covariances[k] = variance;
     }
-}
-
-/* The factors, log2 of the determinant, and a bound of ||F (x - mean)||^2 over all rows of the data's range;
- * false where a variance is not positive. All lanes. */
-__device__ bool factorise(const fgmm_mstep_view &view, const fgmm_mixture_view &next, const Component &c,
-                          double spherical_bound, double *factor, double *log2_det, double *distance)
-{
-    const int lane = threadIdx.x % kWarp;
-    if (view.form != FGMM_FORM_DIAG) {
-        const bool good = view.hard || (c.variance > 0 && isfinite(c.variance));
-        *factor = good && !view.hard ? kHalfLog2E / c.variance : 1.0;
-        *log2_det = good && !view.hard ? view.dim * log2(c.variance) : 0.0;
-        *distance = *factor * spherical_bound;
-        if (lane == 0)
-            next.factor[c.k] = *factor;
-        return good;
-    }
-    bool good = true;
-    double logs = 0, squares = 0;
-#pragma unroll 4
-    for (int d = lane; d < view.dim; d += kWarp) {
-        const int64_t at = static_cast<int64_t>(c.k) * view.dim + d;
-        const double v = next.covariances[at];
-        const bool fine = v > 0 && isfinite(v);
-        const double f = fine ? sqrt(kHalfLog2E / v) : 1.0;
-        const double g = f * power_of_two(view.high[d] - view.low[d]);
-        next.factor[at] = f;
-        logs += fine ? log2(v) : 0.0;
-        squares += g * g;
-        good = good && fine;
-    }
-    *factor = 1;
-    *log2_det = warp_sum(logs);
-    *distance = warp_sum(squares);
-    return __all_sync(kWholeWarp, good);
-}
-
-/* What the E-step needs of a component. */
-__device__ void prepare(const fgmm_mstep_view &view, const fgmm_mixture_view &next, const Component &c,
-                        double spherical_bound, fgmm_mixture_part &part)
-{
-    double factor, log2_det, distance, spread = 0;
-    const bool good = factorise(view, next, c, spherical_bound, &factor, &log2_det, &distance);
-    const double offset = view.hard ? 0.0 : log2(c.weight) - 0.5 * view.dim * kLog2TwoPi - 0.5 * log2_det;
-#pragma unroll 4
-    for (int d = threadIdx.x % kWarp; d < view.dim; d += kWarp) {
-        const int64_t at = static_cast<int64_t>(c.k) * view.dim + d;
-        const double centre = next.means[at] - view.origin[d];
-        next.centre[at] = centre;
-        spread = fmax(spread, fabs(centre));
-        extend(&view.most[d], -centre);
-        extend(&view.most[view.dim + d], centre);
-    }
-    spread = warp_max(spread);
-    if (threadIdx.x % kWarp == 0)
-        next.offset[c.k] = offset;
-    part.flagged += c.starved || !good ? 1 : 0;
+    part.flagged += size.starved || !found.good ? 1 : 0;
     if (isinf(offset))
         return;
-    part.spread = fmax(part.spread, spread);
+    part.spread = fmax(part.spread, found.spread);
     part.factor = fmax(part.factor, factor);
     part.offset = fmax(part.offset, fabs(offset));
     part.factor_logs += log2(factor);
     part.live += 1;
     part.least_log = fmin(part.least_log, fabs(offset) + distance);
     part.most_log = fmax(part.most_log, fabs(offset) + log2(static_cast<double>(view.k)) + 1);
-}
-
-/* The sum of squares of a grid's bounds, on all threads. bound(d): in one dimension. */
-template <typename Bound> __device__ double sum_of_squares(int dim, Bound bound)
-{
-    __shared__ double squares[RowWarps::kWarps];
-    double mine = 0, total = 0;
-    for (int d = threadIdx.x; d < dim; d += RowWarps::kThreads) {
-        const double b = bound(d);
-        mine += b * b;
-    }
-    mine = warp_sum(mine);
-    __syncthreads();
-    if (threadIdx.x % kWarp == 0)
-        squares[threadIdx.x / kWarp] = mine;
-    __syncthreads();
-    for (int w = 0; w < RowWarps::kWarps; w++)
-        total += squares[w];
-    return total;
 }
 
 /* Other blocks wrote it: the load bypasses this multiprocessor's cache. */
@@ -248,34 +251,42 @@ __device__ __forceinline__ fgmm_mixture_part load_part(const fgmm_mixture_part *
  * made ready for the next M-step. */
 __device__ double make_grid(const fgmm_mstep_view &view, const fgmm_mixture_view &next, double *growth)
 {
-    __shared__ int most_growth;
-    if (threadIdx.x == 0)
-        most_growth = 0;
-    __syncthreads();
-    const double total = sum_of_squares(view.dim, [&](int d) {
+    __shared__ double parts[2][RowWarps::kWarps];
+    double squares = 0, largest = 1;
+    for (int d = threadIdx.x; d < view.dim; d += RowWarps::kThreads) {
         const double bound = power_of_two(__ldcg(&view.most[view.dim + d]) + __ldcg(&view.most[d]));
-        const double prior = power_of_two(view.high[d] - view.low[d]);
         next.bound[d] = bound;
         next.inverse_bound[d] = 1 / bound;
         view.most[d] = -view.low[d];
         view.most[view.dim + d] = view.high[d];
-        if (bound > prior)
-            atomicMax(&most_growth, ilogb(bound) - ilogb(prior));
-        return bound;
-    });
-    *growth = ldexp(1.0, 2 * most_growth);
-    return power_of_two(total);
+        squares += bound * bound;
+        largest = fmax(largest, bound / power_of_two(view.high[d] - view.low[d]));
+    }
+    squares = warp_sum(squares);
+    largest = warp_max(largest);
+    if (threadIdx.x % kWarp == 0) {
+        parts[0][threadIdx.x / kWarp] = squares;
+        parts[1][threadIdx.x / kWarp] = largest;
+    }
+    __syncthreads();
+    squares = 0;
+    for (int w = 0; w < RowWarps::kWarps; w++) {
+        squares += parts[0][w];
+        largest = fmax(largest, parts[1][w]);
+    }
+    *growth = largest * largest;
+    return power_of_two(squares);
 }
 
 /* The last block: what the host has to know. */
 __device__ void summarise(const fgmm_mstep_view &view, const fgmm_mixture_view &next, const Sums &sums,
                           int64_t rows, fgmm_mixture_summary *out)
 {
-    double growth;
-    const double spherical_bound = make_grid(view, next, &growth);
     fgmm_mixture_part sum = empty_part();
     for (int b = threadIdx.x; b < static_cast<int>(gridDim.x); b += RowWarps::kThreads)
         join(sum, load_part(&view.parts[b]));
+    double growth;
+    const double spherical_bound = make_grid(view, next, &growth);
     sum = join_block(join_warp(sum));
     if (threadIdx.x != 0)
         return;
@@ -307,20 +318,10 @@ __global__ void __launch_bounds__(RowWarps::kThreads)
     __shared__ bool is_last;
     const bool summed = sums.stats.rows != NULL;
     const int64_t rows = !summed ? 0 : view.rows > 0 ? view.rows : *sums.stats.rows;
-    const double prior = power_of_two(
-        sum_of_squares(view.dim, [&](int d) { return power_of_two(view.high[d] - view.low[d]); }));
     fgmm_mixture_part part = empty_part();
     const int warp = blockIdx.x * RowWarps::kWarps + threadIdx.x / kWarp;
-    for (int k = warp; k < view.k; k += gridDim.x * RowWarps::kWarps) {
-        Component c = {k, false, 0, 0};
-        if (summed) {
-            maximise(view, old, sums, static_cast<double>(rows), next, c);
-        } else {
-            c.weight = next.weights[k];
-            c.variance = view.hard || view.form == FGMM_FORM_DIAG ? 0.0 : next.covariances[k];
-        }
-        prepare(view, next, c, prior, part);
-    }
+    for (int k = warp; k < view.k; k += gridDim.x * RowWarps::kWarps)
+        make_component(view, old, sums, static_cast<double>(rows), next, k, part);
     part = join_block(part);
     if (threadIdx.x == 0) {
         view.parts[blockIdx.x] = part;

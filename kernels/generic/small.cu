@@ -20,10 +20,16 @@ namespace
 
 struct SmallPairs {
     double r[Small::kPairs], distance[Small::kPairs];
-    uint16_t row[Small::kPairs]; /* of the step */
-    int begin[FGMM_SMALL_COMPONENTS],
-        cursor[FGMM_SMALL_COMPONENTS]; /* of a component's pairs; past the last */
+    uint16_t row[Small::kPairs];       /* of the step */
+    int begin[FGMM_SMALL_COMPONENTS];  /* of a component's pairs; those of rows with a single candidate first
+                                        */
+    int cursor[FGMM_SMALL_COMPONENTS]; /* past the last; before, how many come from rows with one candidate */
+    int several[FGMM_SMALL_COMPONENTS]; /* the same from rows with several, at most */
     int total;
+    /* Rows with several candidates wait until whole warps take them up. */
+    uint64_t waiting[Small::kMostStep];
+    uint16_t waiting_row[Small::kMostStep];
+    int n_waiting;
 };
 
 template <int kDims> struct SmallShared {
@@ -46,15 +52,18 @@ __device__ void scan_components(SmallPairs &pairs, int k)
     if (threadIdx.x < kWarp) {
         int before = 0;
         for (int first = 0; first < k; first += kWarp) {
-            const int c = first + threadIdx.x, count = c < k ? pairs.cursor[c] : 0;
+            const int c = first + threadIdx.x, single = c < k ? pairs.cursor[c] : 0;
+            const int count = c < k ? single + pairs.several[c] : 0;
             int inclusive = count;
 #pragma unroll
             for (int step = 1; step < kWarp; step *= 2) {
                 const int below = __shfl_up_sync(kWholeWarp, inclusive, step);
                 inclusive += threadIdx.x >= step ? below : 0;
             }
-            if (c < k)
-                pairs.begin[c] = pairs.cursor[c] = before + inclusive - count;
+            if (c < k) {
+                pairs.begin[c] = before + inclusive - count;
+                pairs.cursor[c] = pairs.begin[c] + single;
+            }
             before += __shfl_sync(kWholeWarp, inclusive, kWarp - 1);
         }
     }
@@ -206,8 +215,14 @@ template <int kDims> struct SmallBlock {
     const fgmm_model_view &model;
     const fgmm_stats_view &stats;
     bool whole;
-    Limbs log; /* of the thread's rows */
-    int64_t kept;
+    RoundedLimbs log; /* of the thread's rows */
+    int logs, kept;
+
+    __device__ __forceinline__ void add_log(double density)
+    {
+        logs++;
+        log.add(density * (stats.inverse_log_bound * stats.one), stats.one);
+    }
 
     __device__ __forceinline__ int64_t row(int64_t first, int slot) const
     {
@@ -252,44 +267,78 @@ __device__ __forceinline__ bool all_fit(SmallBlock<kDims> &block, const uint64_t
     return *total <= Small::kPairs;
 }
 
+__device__ __forceinline__ void put_pair(SmallPairs &pairs, int place, int row, double r, double distance)
+{
+    pairs.r[place] = r;
+    pairs.distance[place] = distance;
+    pairs.row[place] = static_cast<uint16_t>(row);
+}
+
+/* Counts the round's candidates by component. rank: of a row's only one. */
+template <int kDims, int kRows>
+__device__ __forceinline__ void count_round(SmallBlock<kDims> &block, const Round &round,
+                                            const uint64_t (&mask)[kRows], int (&rank)[kRows])
+{
+    SmallPairs &pairs = block.shared.pairs;
+    for (int c = threadIdx.x; c < block.model.k; c += Small::kThreads)
+        pairs.cursor[c] = pairs.several[c] = 0;
+    if (threadIdx.x == 0)
+        pairs.n_waiting = 0;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kRows; i++) {
+        rank[i] = -1;
+        if (!round.has(i) || mask[i] == 0)
+            continue;
+        if ((mask[i] & (mask[i] - 1)) == 0) {
+            rank[i] = atomicAdd(&pairs.cursor[__ffsll(static_cast<long long>(mask[i])) - 1], 1);
+            continue;
+        }
+        const int place = atomicAdd(&pairs.n_waiting, 1);
+        pairs.waiting[place] = mask[i];
+        pairs.waiting_row[place] = static_cast<uint16_t>(i * Small::kThreads + threadIdx.x);
+        for (uint64_t left = mask[i]; left != 0; left &= left - 1)
+            atomicAdd(&pairs.several[__ffsll(static_cast<long long>(left)) - 1], 1);
+    }
+    scan_components(pairs, block.model.k);
+}
+
 /* Finishes the rows of a round and adds their pairs. */
 template <typename T, int kDims, int kRows, bool kDiag, bool kDiagMoment>
 __device__ __forceinline__ void finish_round(SmallBlock<kDims> &block, int64_t first, const Round &round,
                                              const uint64_t (&mask)[kRows])
 {
     SmallPairs &pairs = block.shared.pairs;
+    const SmallModel<kDims> &model = block.shared.model;
     const fgmm_stats_view &stats = block.stats;
-    for (int c = threadIdx.x; c < block.model.k; c += Small::kThreads)
-        pairs.cursor[c] = 0;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kRows; i++)
-        if (stats.sums && round.has(i))
-            for (uint64_t left = mask[i]; left != 0; left &= left - 1)
-                atomicAdd(&pairs.cursor[__ffsll(static_cast<long long>(left)) - 1], 1);
-    scan_components(pairs, block.model.k);
+    const int step_first = static_cast<int>(first);
+    int rank[kRows];
+    count_round<kDims, kRows>(block, round, mask, rank);
 #pragma unroll
     for (int i = 0; i < kRows; i++) {
-        if (!round.has(i) || mask[i] == 0)
+        if (rank[i] < 0)
             continue;
-        const auto keep = [&](int k, double r, double distance) {
-            block.kept++;
-            if (!stats.sums)
-                return;
-            const int place = atomicAdd(&pairs.cursor[k], 1);
-            pairs.r[place] = r;
-            pairs.distance[place] = distance;
-            pairs.row[place] = static_cast<uint16_t>(i * Small::kThreads + threadIdx.x);
-        };
-        const double density =
-            finish_row<T, kDims, kDiag>(block.shared.model, block.model, block.rows,
-                                        static_cast<int>(block.row(first, i)), block.whole, mask[i], keep);
-        add_limbs(block.log, split(density * (stats.inverse_log_bound * stats.one), stats.one));
+        const int row = i * Small::kThreads + threadIdx.x, k = __ffsll(static_cast<long long>(mask[i])) - 1;
+        double x[kDims];
+        load_exact<T, kDims>(block.rows, model.origin, step_first + row, block.whole, x);
+        const double distance = distance_of<kDims, kDiag>(model, x, k);
+        block.add_log(value_of<kDims, kDiag>(model, k, distance));
+        block.kept++;
+        put_pair(pairs, pairs.begin[k] + rank[i], row, 1.0, distance);
+    }
+    for (int i = threadIdx.x; i < pairs.n_waiting; i += Small::kThreads) {
+        const int row = pairs.waiting_row[i];
+        block.add_log(
+            finish_row<T, kDims, kDiag>(model, block.model, block.rows, step_first + row, block.whole,
+                                        pairs.waiting[i], [&](int k, double r, double distance) {
+                                            block.kept++;
+                                            put_pair(pairs, atomicAdd(&pairs.cursor[k], 1), row, r, distance);
+                                        }));
     }
     __syncthreads();
     if (stats.sums)
-        add_pairs<T, kDims, kDiagMoment>(block.shared.model, pairs, block.rows, block.model, stats,
-                                         static_cast<int>(first), block.whole, block.sums);
+        add_pairs<T, kDims, kDiagMoment>(model, pairs, block.rows, block.model, stats, step_first,
+                                         block.whole, block.sums);
     __syncthreads();
 }
 
@@ -302,7 +351,7 @@ __global__ void __launch_bounds__(Small::kThreads, Small::blocks(kDims, kDiagMom
     extern __shared__ __align__(16) unsigned char memory[];
     SmallShared<kDims> &shared = *reinterpret_cast<SmallShared<kDims> *>(memory);
     unsigned long long *sums = reinterpret_cast<unsigned long long *>(memory + sizeof shared);
-    SmallBlock<kDims> block = {shared, sums, rows, model, stats, quads_are_whole<T>(rows), {0, 0}, 0};
+    SmallBlock<kDims> block = {shared, sums, rows, model, stats, quads_are_whole<T>(rows), {}, 0, 0};
     if (threadIdx.x == 0)
         shared.totals = {0, 0, 0};
     for (int i = threadIdx.x; i < model.k * words_of<kDiagMoment>(stats, model.dim); i += Small::kThreads)
@@ -321,8 +370,8 @@ __global__ void __launch_bounds__(Small::kThreads, Small::blocks(kDims, kDiagMom
                 finish_round<T, kDims, kRows, kDiag, kDiagMoment>(block, first, {slot, slots, warp, warps},
                                                                   mask);
     }
-    const Limbs log = {warp_sum(block.log.high), warp_sum(block.log.low)};
-    const int64_t kept = warp_sum(block.kept);
+    const Limbs log = {warp_sum(block.log.high.sum(block.logs)), warp_sum(block.log.low.sum(block.logs))};
+    const int64_t kept = warp_sum(static_cast<int64_t>(block.kept));
     if (threadIdx.x % kWarp == 0)
         shared.totals.add(log, kept);
     __syncthreads();

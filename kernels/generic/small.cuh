@@ -14,6 +14,8 @@ struct Small {
     static constexpr int kMostBlocks = 2; /* a multiprocessor: one screens while the other sorts or adds */
     static constexpr int kPairs = 2048;   /* at one time, 18 bytes each */
     static_assert(kPairs >= kWarp * FGMM_SMALL_COMPONENTS, "a warp's rows fit with all components");
+    static constexpr int kMostStep = 4 * kThreads; /* rows at one time */
+    static constexpr int kFew = 16; /* components whose fp32 values are kept, of four dimensions */
     /* Eight dimensions of second moments take the registers of both. */
     static constexpr int blocks(int dims, bool diagonal) { return diagonal && dims > 4 ? 1 : kMostBlocks; }
     /* Rows a thread: a component's terms are read once for all of them, and they fit the registers. */
@@ -54,6 +56,11 @@ __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, cons
         m.live = 0;
     __syncthreads();
     const int k = threadIdx.x;
+    if (k >= model.k && k < Small::kFew) { /* screened with the others, and never chosen */
+        m.terms[k] = {-INFINITY, 0};
+        for (int q = 0; q < kDims / 4; q++)
+            m.linear[k][q] = m.square[k][q] = float4{0, 0, 0, 0};
+    }
     if (k < model.k) {
         double constant = model.offset[k], norm = 0, most = 0;
         m.offset[k] = constant;
@@ -149,10 +156,50 @@ __device__ __forceinline__ void screen_component(const SmallModel<kDims> &m, int
     }
 }
 
-/* The components that can matter for each row, as bits. What is not a number stays in. */
+/* Turns the best of each row into the bound below which a component does not matter. */
+template <int kDims, int kRows>
+__device__ __forceinline__ void lower_limits(const SmallModel<kDims> &m, double keep_bits,
+                                             const SmallRow<kDims> (&rows)[kRows], float (&limit)[kRows])
+{
+#pragma unroll
+    for (int i = 0; i < kRows; i++) {
+        const float length = sqrtf(rows[i].square);
+        const float slack = fmaf(m.slack[2], rows[i].square, fmaf(m.slack[1], length, m.slack[0]));
+        limit[i] -= 2.001f * slack + static_cast<float>(keep_bits) * 1.00001f + 1e-6f * fabsf(limit[i]);
+    }
+}
+
+/* Few components: their l_k stay in registers. */
 template <int kDims, int kRows, bool kDiag>
-__device__ void screen_rows(const SmallModel<kDims> &m, const fgmm_model_view &model,
-                            const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+__device__ __forceinline__ void screen_few(const SmallModel<kDims> &m, double keep_bits,
+                                           const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+{
+    float limit[kRows], l[Small::kFew][kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; i++)
+        limit[i] = -INFINITY;
+#pragma unroll
+    for (int k = 0; k < Small::kFew; k++) {
+        screen_component<kDims, kRows, kDiag>(m, k, rows, l[k]);
+#pragma unroll
+        for (int i = 0; i < kRows; i++)
+            limit[i] = fmaxf(limit[i], l[k][i]);
+    }
+    lower_limits(m, keep_bits, rows, limit);
+#pragma unroll
+    for (int i = 0; i < kRows; i++) {
+        uint32_t bits = 0;
+#pragma unroll
+        for (int k = 0; k < Small::kFew; k++)
+            bits |= l[k][i] < limit[i] ? 0u : 1u << k;
+        mask[i] = bits;
+    }
+}
+
+/* Any number: they are computed once more. */
+template <int kDims, int kRows, bool kDiag>
+__device__ __forceinline__ void screen_many(const SmallModel<kDims> &m, const fgmm_model_view &model,
+                                            const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
 {
     float limit[kRows], l[kRows];
 #pragma unroll
@@ -166,25 +213,31 @@ __device__ void screen_rows(const SmallModel<kDims> &m, const fgmm_model_view &m
         for (int i = 0; i < kRows; i++)
             limit[i] = fmaxf(limit[i], l[i]);
     }
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        const float length = sqrtf(rows[i].square);
-        const float slack = fmaf(m.slack[2], rows[i].square, fmaf(m.slack[1], length, m.slack[0]));
-        limit[i] -= 2.001f * slack + static_cast<float>(model.keep_bits) * 1.00001f + 1e-6f * fabsf(limit[i]);
-    }
+    lower_limits(m, model.keep_bits, rows, limit);
     for (int k = 0; k < model.k; k++) {
         screen_component<kDims, kRows, kDiag>(m, k, rows, l);
 #pragma unroll
         for (int i = 0; i < kRows; i++)
             mask[i] |= l[i] < limit[i] ? 0ull : 1ull << k;
     }
+}
+
+/* The components that can matter for each row, as bits. What is not a number stays in. */
+template <int kDims, int kRows, bool kDiag>
+__device__ __forceinline__ void screen_rows(const SmallModel<kDims> &m, const fgmm_model_view &model,
+                                            const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+{
+    if (kDims == 4 && model.k <= Small::kFew)
+        screen_few<kDims, kRows, kDiag>(m, model.keep_bits, rows, mask);
+    else
+        screen_many<kDims, kRows, kDiag>(m, model, rows, mask);
 #pragma unroll
     for (int i = 0; i < kRows; i++)
         mask[i] &= m.live;
 }
 
 /* ||F(x - mean)||^2 of component k; spherical: without the factor. */
-template <typename T, int kDims, bool kDiag>
+template <int kDims, bool kDiag>
 __device__ __forceinline__ double distance_of(const SmallModel<kDims> &m, const double (&x)[kDims], int k)
 {
     double sum = 0;
@@ -204,6 +257,20 @@ __device__ __forceinline__ double value_of(const SmallModel<kDims> &m, int k, do
     return fma(kDiag ? -1.0 : -m.factor[k][0], distance, m.offset[k]);
 }
 
+template <typename T, int kDims>
+__device__ __forceinline__ void load_exact(const fgmm_row_view &rows, const double *origin, int row,
+                                           bool whole, double (&x)[kDims])
+{
+#pragma unroll
+    for (int d = 0; d < kDims; d += 4) {
+        double four[4];
+        load_four<T>(rows, origin, row, d, whole, four);
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            x[d + e] = four[e];
+    }
+}
+
 /* The candidates of one row in float64: calls keep(k, responsibility, distance) for each that is kept;
  * returns the row's log2-density (hard: minus the squared distance). */
 template <typename T, int kDims, bool kDiag, typename Keep>
@@ -212,24 +279,13 @@ __device__ __forceinline__ double finish_row(const SmallModel<kDims> &m, const f
                                              Keep keep)
 {
     double x[kDims];
-#pragma unroll
-    for (int d = 0; d < kDims; d += 4) {
-        double four[4];
-        load_four<T>(rows, m.origin, row, d, whole, four);
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            x[d + e] = four[e];
-    }
+    load_exact<T, kDims>(rows, m.origin, row, whole, x);
     int first = __ffsll(static_cast<long long>(mask)) - 1;
-    double distance = distance_of<T, kDims, kDiag>(m, x, first);
+    double distance = distance_of<kDims, kDiag>(m, x, first);
     double best = value_of<kDims, kDiag>(m, first, distance), sum = 1;
-    if ((mask & (mask - 1)) == 0) {
-        keep(first, 1.0, distance);
-        return best;
-    }
     for (uint64_t left = mask & (mask - 1); left != 0; left &= left - 1) {
         const int k = __ffsll(static_cast<long long>(left)) - 1;
-        const double its_distance = distance_of<T, kDims, kDiag>(m, x, k);
+        const double its_distance = distance_of<kDims, kDiag>(m, x, k);
         const double value = value_of<kDims, kDiag>(m, k, its_distance);
         if (value > best) { /* ties go to the smaller number */
             sum = fma(sum, exp2(best - value), 1.0);
@@ -246,7 +302,7 @@ __device__ __forceinline__ double finish_row(const SmallModel<kDims> &m, const f
     }
     for (uint64_t left = mask; left != 0; left &= left - 1) {
         const int k = __ffsll(static_cast<long long>(left)) - 1;
-        const double its_distance = distance_of<T, kDims, kDiag>(m, x, k);
+        const double its_distance = distance_of<kDims, kDiag>(m, x, k);
         const double value = value_of<kDims, kDiag>(m, k, its_distance);
         if (value >= best - model.keep_bits)
             keep(k, exp2(value - best) / sum, its_distance);

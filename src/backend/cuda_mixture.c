@@ -105,7 +105,8 @@ void fgmm__cuda_mixture_free(fgmm__cuda_backend *cuda)
 static fgmm_status put_range(fgmm__cuda_backend *cuda, const fgmm_model *model, const fgmm_em_terms *terms)
 {
     fgmm_status status = FGMM_OK;
-    const fgmm_mstep_view *view = &cuda->resident.view;
+    fgmm_mstep_view *view = &cuda->resident.view;
+    double squares = 0;
     size_t dims = (size_t)model->dim, bytes = dims * sizeof(double);
     double *low = NULL, *high = NULL;
     float *origin32 = NULL;
@@ -118,7 +119,10 @@ static fgmm_status put_range(fgmm__cuda_backend *cuda, const fgmm_model *model, 
         low[dims + d] = -low[d];
         high[d] = fmax(terms->max[d] - model->origin[d], 0);
         origin32[d] = (float)model->origin[d];
+        double bound = fgmm__power_of_two(high[d] - low[d]);
+        squares += bound * bound;
     }
+    view->range_bound = fgmm__power_of_two(squares);
     FGMM_TRY(fgmm__cuda_upload(cuda, (double *)view->origin, model->origin, bytes));
     FGMM_TRY(fgmm__cuda_upload(cuda, (double *)view->low, low, bytes));
     FGMM_TRY(fgmm__cuda_upload(cuda, (double *)view->high, high, bytes));

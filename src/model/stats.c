@@ -60,7 +60,7 @@ void fgmm__stats_zero(fgmm_stats *stats)
 }
 
 /* The smallest power of two that is >= v; 1 for 0, infinity for what overflowed. */
-static double power_of_two(double v)
+double fgmm__power_of_two(double v)
 {
     if (!(v > 0))
         return 1;
@@ -107,7 +107,7 @@ static double bound_of_logs(const fgmm_components *c, const fgmm_grid *grid)
         least = fmin(least, fabs(c->offsets[k]) + largest_distance(c, grid, k));
         most = fmax(most, fabs(c->offsets[k]) + log2(c->k) + 1);
     }
-    return power_of_two(fmax(most, isfinite(least) ? least : 1));
+    return fgmm__power_of_two(fmax(most, isfinite(least) ? least : 1));
 }
 
 int fgmm__grid_bits(int64_t rows)
@@ -143,10 +143,10 @@ fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max
             low = fmin(low, c->means[(size_t)k * c->dim + d]);
             high = fmax(high, c->means[(size_t)k * c->dim + d]);
         }
-        grid->bound[d] = power_of_two(high - low);
+        grid->bound[d] = fgmm__power_of_two(high - low);
         squares += grid->bound[d] * grid->bound[d];
     }
-    grid->spherical_bound = power_of_two(squares);
+    grid->spherical_bound = fgmm__power_of_two(squares);
     grid->log_bound = bound_of_logs(c, grid);
     FGMM_TRY(fgmm__grid_check(grid));
     *out = grid;

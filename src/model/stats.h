@@ -56,7 +56,8 @@ void fgmm__stats_zero(fgmm_stats *stats);
 fgmm_status fgmm__grid_create(int64_t rows, const double *min, const double *max,
                               const fgmm_components *components, fgmm_grid **out);
 void fgmm__grid_destroy(fgmm_grid *grid);
-int fgmm__grid_bits(int64_t rows);                   /* L for so many rows */
+double fgmm__power_of_two(double v); /* the smallest that is >= v; 1 for 0, infinity for what overflowed */
+int fgmm__grid_bits(int64_t rows);   /* L for so many rows */
 fgmm_status fgmm__grid_check(const fgmm_grid *grid); /* FGMM_ERR_INPUT when distances overflow */
 
 /* Decoding. */
