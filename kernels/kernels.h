@@ -131,6 +131,24 @@ typedef struct {
     int32_t capacity; /* at least the rows of a chunk */
 } fgmm_pair_view;
 
+/* Pairs of full components: what the Hopper screen (sm90/full_screen.h) leaves of a chunk, scored in float64.
+ * An item is row * FGMM_CANDIDATES + place: a place in the row's list. A row's first entry is its likely best
+ * component. */
+typedef struct {
+    fgmm_candidate_lists lists;
+    double *values;     /* [rows][FGMM_CANDIDATES]: log2-densities, then responsibilities (0: dropped) */
+    float *runner_up;   /* [rows]: no other component than the first entry's has a larger log2-density */
+    float *threshold;   /* [rows]: components under it do not matter; of open rows */
+    int32_t *open;      /* [rows]: rows for which others than the first may matter, in any order */
+    int32_t *crowded;   /* [rows]: open rows that have got many entries */
+    int32_t *n_open;    /* [1] */
+    int32_t *n_crowded; /* [1] */
+    int32_t *sorted;    /* [rows * FGMM_CANDIDATES]: items by component, in any order within one */
+    int32_t *counts,
+        *ends; /* [k]: items of a component (zero before the first chunk); where they end in `sorted` */
+    int32_t k;
+} fgmm_full_pairs;
+
 typedef struct {
     int32_t top;
     int32_t *labels;         /* [rows][top] */
@@ -175,9 +193,28 @@ int fgmm__launch_pairs(const fgmm_row_view *metric, const fgmm_row_view *origina
 int fgmm__launch_sums(const fgmm_row_view *metric, const fgmm_row_view *original,
                       const fgmm_model_view *model, const fgmm_pair_view *work, const fgmm_stats_view *stats,
                       fgmm_stream stream);
+/* values: of the entries, as in fgmm_full_pairs; NULL: they are computed. */
 int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
-                        const fgmm_candidate_lists *lists, const fgmm_assignment_view *out,
-                        fgmm_stream stream);
+                        const fgmm_candidate_lists *lists, const double *values,
+                        const fgmm_assignment_view *out, fgmm_stream stream);
+/* full_pairs.cu: the first entries' values and which rows are open; the open rows' other entries' values;
+ * responsibilities, and the log-densities to the statistics. A row of which
+ * fewer than `least` components are known to be its most likely ones becomes dense. */
+int fgmm__launch_full_first(const fgmm_row_view *rows, const fgmm_model_view *model,
+                            const fgmm_full_pairs *pairs, fgmm_stream stream);
+/* Finds the crowded rows and empties their lists but for the first entry. */
+int fgmm__launch_full_crowded(int32_t rows, const fgmm_full_pairs *pairs, fgmm_stream stream);
+int fgmm__launch_full_others(const fgmm_row_view *rows, const fgmm_model_view *model, int32_t least,
+                             const fgmm_full_pairs *pairs, fgmm_stream stream);
+int fgmm__launch_full_responsibilities(const fgmm_row_view *rows, const fgmm_model_view *model,
+                                       const fgmm_full_pairs *pairs, const fgmm_stats_view *stats,
+                                       fgmm_stream stream);
+/* full_sums.cu: n, s and the full moments of the kept items. */
+int fgmm__launch_full_sums(const fgmm_row_view *rows, const fgmm_model_view *model,
+                           const fgmm_full_pairs *pairs, const fgmm_stats_view *stats, fgmm_stream stream);
+/* unpack.cu: full[k][dim][dim], zeros below the diagonal, from packed[k][dim (dim + 1) / 2], rows of the
+ * upper triangle one after the other. */
+int fgmm__launch_unpack(const double *packed, double *full, int32_t k, int32_t dim, fgmm_stream stream);
 /* dense.cu. counts NULL: all rows are dense. */
 int fgmm__launch_dense_lists(const int32_t *counts, int32_t rows, const fgmm_dense_lists *lists,
                              fgmm_stream stream);

@@ -91,6 +91,19 @@ __device__ __forceinline__ void rescore(Candidates &held, const fgmm_row_view &r
     }
 }
 
+/* Values that were computed before, of a list whose order may differ from run to run. */
+__device__ __forceinline__ void take_values(Candidates &held, const fgmm_candidate *entries /* [count] */,
+                                            const double *values /* [count] */, int count)
+{
+#pragma unroll
+    for (int slot = 0; slot < RowWarps::kSlots; slot++) {
+        const int e = slot * kWarp + threadIdx.x % kWarp;
+        held.component[slot] = e < count ? entries[e].component : -1;
+        held.value[slot] = e < count ? values[e] : -INFINITY;
+        held.distance[slot] = 0;
+    }
+}
+
 /* The largest value, on all lanes. */
 __device__ __forceinline__ double best_value(const Candidates &held)
 {
@@ -121,6 +134,17 @@ __device__ __forceinline__ double mass(const Candidates &held, double best, doub
         if (held.value[slot] >= best - keep_bits && held.component[slot] >= 0)
             sum += exp2(held.value[slot] - best);
     return warp_sum(sum);
+}
+
+/* The same for lists in any order: terms, at most 1, are added as integers in units of 2^-56. */
+__device__ __forceinline__ double mass_in_any_order(const Candidates &held, double best, double keep_bits)
+{
+    int64_t sum = 0;
+#pragma unroll
+    for (int slot = 0; slot < RowWarps::kSlots; slot++)
+        if (held.value[slot] >= best - keep_bits && held.component[slot] >= 0)
+            sum += __double2ll_rn(exp2(held.value[slot] - best) * 0x1p56);
+    return static_cast<double>(warp_sum(sum)) * 0x1p-56;
 }
 
 } // namespace fgmm

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include "kernels/generic/dense_tile.cuh"
 #include "kernels/generic/fixed.cuh"
+#include "kernels/generic/full_tile.cuh"
 #include "kernels/generic/warp.cuh"
 
 namespace fgmm
@@ -79,61 +80,19 @@ __global__ void __launch_bounds__(DenseTile::kThreads)
     }
 }
 
-/* Full: a block takes 64 rows and one component; y = (x - mean) U by tiles of 64 columns, U upper triangular.
- * Grid: (components, row tiles, quanta). */
+/* Full: a block takes 64 rows and one component. Grid: (components, row tiles, quanta). */
 template <typename T>
 __global__ void __launch_bounds__(DenseTile::kThreads)
     logits_full(fgmm_row_view metric, fgmm_model_view model, fgmm_dense_group group)
 {
-    __shared__ DenseStage t, u;
+    __shared__ FullStages stages;
     const DenseRows dense(group, blockIdx.z);
-    const int k = group.k_begin + blockIdx.x, r0 = blockIdx.y * DenseTile::kSide, dim = model.dim;
+    const int k = group.k_begin + blockIdx.x, r0 = blockIdx.y * DenseTile::kSide;
     if (r0 >= dense.count)
         return;
-    const DenseThread thread;
-    const double *mean = model.mean + static_cast<int64_t>(k) * dim;
-    const double *factor = model.factor + static_cast<int64_t>(k) * dim * dim;
-    double squares[DenseTile::kMicro] = {}; /* [row of the thread] */
-    for (int j0 = 0; j0 < dim; j0 += DenseTile::kSide) {
-        DenseSums y;
-        clear(y);
-        for (int i0 = 0; i0 < min(j0 + DenseTile::kSide, dim); i0 += DenseTile::kDepth) {
-            __syncthreads();
-            load_rows<T>(t, metric, dense, r0, i0);
-            const int i = i0 + threadIdx.x % DenseTile::kDepth; /* this thread's dimension of t */
-            const double m = i < dim ? mean[i] : 0.0;
-#pragma unroll
-            for (int step = 0; step < DenseTile::kMicro; step++)
-                t.value[threadIdx.x % DenseTile::kDepth]
-                       [threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes] -= m;
-#pragma unroll
-            for (int step = 0; step < DenseTile::kMicro; step++) {
-                const int j = threadIdx.x % DenseTile::kSide,
-                          ii = threadIdx.x / DenseTile::kSide + step * DenseTile::kMicro;
-                const bool inside = i0 + ii < dim && j0 + j < dim;
-                u.value[ii][j] = inside ? factor[static_cast<int64_t>(i0 + ii) * dim + j0 + j] : 0.0;
-            }
-            __syncthreads();
-            fold(y, thread, t, u,
-                 [](double sum, double a, double b, int, int, int) { return fma(a, b, sum); });
-        }
-#pragma unroll
-        for (int i = 0; i < DenseTile::kMicro; i++)
-#pragma unroll
-            for (int j = 0; j < DenseTile::kMicro; j++)
-                squares[i] = fma(y[i][j], y[i][j], squares[i]);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < DenseTile::kMicro; i++)
-        t.value[thread.down][thread.i(i)] = squares[i];
-    __syncthreads();
-    if (threadIdx.x < DenseTile::kSide) {
-        double sum = 0;
-        for (int down = 0; down < DenseTile::kLanes; down++)
-            sum += t.value[down][threadIdx.x];
-        dense.column(group, blockIdx.x)[r0 + threadIdx.x] = model.offset[k] - sum;
-    }
+    const double square = full_squares<T>(stages, metric, model, dense, k, r0);
+    if (threadIdx.x < DenseTile::kSide)
+        dense.column(group, blockIdx.x)[r0 + threadIdx.x] = model.offset[k] - square;
 }
 
 /* ---- normalising ---- */

@@ -67,6 +67,7 @@ struct DenseRows {
         rows = group.lists.rows + static_cast<int64_t>(quantum) * FGMM_KERNEL_QUANTUM;
         count = group.lists.counts[quantum];
     }
+    __device__ __forceinline__ int row(int i) const { return rows[i]; }
     /* Column of the slab of component k (counted from k_begin): [1024] rows. */
     __device__ __forceinline__ double *column(const fgmm_dense_group &group, int k) const
     {
@@ -79,18 +80,18 @@ struct DenseRows {
     }
 };
 
-/* Loads [64 dense rows from r0][16 dimensions from d0], transposed: a half-warp reads 16 dimensions of a row.
- * Zeros outside. */
-template <typename T>
-__device__ __forceinline__ void load_rows(DenseStage &stage, const fgmm_row_view &view,
-                                          const DenseRows &dense, int r0, int d0)
+/* Loads [64 rows of a list from r0][16 dimensions from d0], transposed: a half-warp reads 16 dimensions of a
+ * row. Zeros outside. Rows: count and row(i), as DenseRows has them. */
+template <typename T, class Rows>
+__device__ __forceinline__ void load_rows(DenseStage &stage, const fgmm_row_view &view, const Rows &list,
+                                          int r0, int d0)
 {
     const int d = threadIdx.x % DenseTile::kDepth;
 #pragma unroll
     for (int step = 0; step < DenseTile::kMicro; step++) {
         const int r = threadIdx.x / DenseTile::kDepth + step * DenseTile::kLanes;
-        const bool inside = r0 + r < dense.count && d0 + d < view.dim;
-        stage.value[d][r] = inside ? centred<T>(view, dense.rows[r0 + r], d0 + d) : 0.0;
+        const bool inside = r0 + r < list.count && d0 + d < view.dim;
+        stage.value[d][r] = inside ? centred<T>(view, list.row(r0 + r), d0 + d) : 0.0;
     }
 }
 

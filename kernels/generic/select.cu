@@ -10,7 +10,8 @@ namespace
 
 template <typename M>
 __global__ void __launch_bounds__(RowWarps::kThreads)
-    select(fgmm_row_view metric, fgmm_model_view model, fgmm_candidate_lists lists, fgmm_assignment_view out)
+    select(fgmm_row_view metric, fgmm_model_view model, fgmm_candidate_lists lists, const double *values,
+           fgmm_assignment_view out)
 {
     const int lane = threadIdx.x % kWarp, row = blockIdx.x * RowWarps::kWarps + threadIdx.x / kWarp;
     if (row >= metric.rows)
@@ -19,8 +20,17 @@ __global__ void __launch_bounds__(RowWarps::kThreads)
     if (count > FGMM_CANDIDATES)
         return; /* dense */
     Candidates held;
-    rescore<M>(held, metric, model, row, lists.entries + static_cast<int64_t>(row) * FGMM_CANDIDATES, count);
-    const double best = best_value(held), sum = model.hard ? 1.0 : mass(held, best, model.keep_bits);
+    const int64_t list = static_cast<int64_t>(row) * FGMM_CANDIDATES;
+    double sum = 1;
+    if (values != nullptr)
+        take_values(held, lists.entries + list, values + list, count);
+    else
+        rescore<M>(held, metric, model, row, lists.entries + list, count);
+    const double best = best_value(held);
+    if (values != nullptr)
+        sum = mass_in_any_order(held, best, model.keep_bits);
+    else if (!model.hard)
+        sum = mass(held, best, model.keep_bits);
     if (lane == 0)
         out.log_density[row] = model.hard ? best : best + log2(sum);
     for (int place = 0; place < out.top; place++) {
@@ -44,10 +54,10 @@ __global__ void __launch_bounds__(RowWarps::kThreads)
 
 template <typename M>
 int launch(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm_candidate_lists *lists,
-           const fgmm_assignment_view *out, fgmm_stream stream)
+           const double *values, const fgmm_assignment_view *out, fgmm_stream stream)
 {
     const int blocks = (metric->rows + RowWarps::kWarps - 1) / RowWarps::kWarps;
-    select<M><<<blocks, RowWarps::kThreads, 0, stream>>>(*metric, *model, *lists, *out);
+    select<M><<<blocks, RowWarps::kThreads, 0, stream>>>(*metric, *model, *lists, values, *out);
     return cudaGetLastError();
 }
 
@@ -57,10 +67,10 @@ int launch(const fgmm_row_view *metric, const fgmm_model_view *model, const fgmm
 using namespace fgmm;
 
 int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
-                        const fgmm_candidate_lists *lists, const fgmm_assignment_view *out,
-                        fgmm_stream stream)
+                        const fgmm_candidate_lists *lists, const double *values,
+                        const fgmm_assignment_view *out, fgmm_stream stream)
 {
     return dispatch_rows(metric->type, [&](auto zero) -> int {
-        return launch<decltype(zero)>(metric, model, lists, out, stream);
+        return launch<decltype(zero)>(metric, model, lists, values, out, stream);
     });
 }

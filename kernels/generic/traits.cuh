@@ -72,6 +72,28 @@ struct SumWarps {
     }
 };
 
+/* Scores of full components: DenseTile with 64 items a block. Three blocks a multiprocessor: while one waits
+ * for its factor, which comes from L2 in 12 pieces of 8 KiB, others multiply. */
+struct FullScores {
+    static constexpr int kBlocks = 3;
+    /* A row with more entries is crowded: to score one takes about 2 ns, to screen a row by whole factors K *
+     * 40 ps, at K = 1,024 as much as 20 entries. */
+    static constexpr int kCrowded = 20;
+};
+
+/* Sums of full components: DenseTile's 4 x 4 moments a thread in two limbs are 64 registers, so two blocks a
+ * multiprocessor. Up to 128 items a block: a chunk has 99 for each of 1,024 components, and 16,384 atomics of
+ * a tile are then few beside 4 x 4096 x 99 float64 instructions. */
+struct FullSums {
+    static constexpr int kItems = 128;
+    static constexpr int kBlocks = 2;
+    static_assert(kItems % DenseTile::kDepth == 0, "whole stages");
+};
+
+struct FullScan {
+    static constexpr int kThreads = 1024; /* one block */
+};
+
 /* Kernels over the slab: 32 rows (one a lane) by 8 warps over components. */
 struct SlabTile {
     static constexpr int kRows = kWarp;

@@ -59,10 +59,10 @@ __device__ __forceinline__ void wgmma_wait_but_one()
 }
 
 /* Ties the sums to this place in the program: no use of them moves across. */
-__device__ __forceinline__ void pin(float (&sums)[64])
+template <int n> __device__ __forceinline__ void pin(float (&sums)[n])
 {
 #pragma unroll
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < n; i++)
         asm volatile("" : "+f"(sums[i])::"memory");
 }
 
@@ -110,6 +110,24 @@ __device__ __forceinline__ void wgmma_64x256x16(float (&s)[2][64], uint64_t a, u
                  "}"
                  : FGMM_64(s[0]), FGMM_64(s[1])
                  : "l"(a), "l"(b), "r"(add));
+}
+
+/* The same for 64 columns, in s[first..first + 31]. Products that add to the same sums must have one shape.
+ */
+template <int first, int n>
+__device__ __forceinline__ void wgmma_64x64x16(float (&s)[n], uint64_t a, uint64_t b, int add)
+{
+    static_assert(first + 32 <= n, "32 sums");
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;\n"
+        "}"
+        : FGMM_8(s, first), FGMM_8(s, first + 8), FGMM_8(s, first + 16), FGMM_8(s, first + 24)
+        : "l"(a), "l"(b), "r"(add));
 }
 #undef FGMM_64
 #undef FGMM_8

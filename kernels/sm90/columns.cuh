@@ -37,6 +37,8 @@ __device__ __forceinline__ uint4 row_columns(float square, bool fits)
 
 /* Diagonal forms have columns for squares too, z = kSquareScale y^2 in any dimension: at most 2^15. */
 constexpr float kSquareScale = 0x1p-15f;
+/* Full components: the first three extra columns hold a_j.m, up to 2^20, in three parts. */
+__device__ constexpr float kFullOnes[3] = {0x1p6f, 0x1p-4f, 0x1p-14f};
 
 /* Where half `column` of row `row` lies in a swizzled tile of `rows` rows, in halves. */
 __host__ __device__ inline int swizzled(unsigned row, unsigned column, unsigned rows)

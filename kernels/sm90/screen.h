@@ -36,7 +36,8 @@ typedef struct {
 typedef enum {
     FGMM_SM90_NONE,
     FGMM_SM90_NARROW /* screen.h */,
-    FGMM_SM90_WIDE /* wide.h */
+    FGMM_SM90_WIDE /* wide.h */,
+    FGMM_SM90_FULL /* full_screen.h */
 } fgmm_sm90_screen;
 fgmm_sm90_screen fgmm__sm90_serves(fgmm_form form, bool tied, int32_t k, int32_t dim);
 

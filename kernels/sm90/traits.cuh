@@ -3,6 +3,7 @@
 #define FGMM_SM90_TRAITS_CUH
 
 #include "kernels/generic/traits.cuh"
+#include "kernels/sm90/full_screen.h"
 #include "kernels/sm90/screen.h"
 #include "kernels/sm90/wide.h"
 
@@ -98,6 +99,61 @@ struct WideShape {
     {
         return kColumnExtra + static_cast<int64_t>(slabs) * kColumnSlab;
     }
+};
+
+/* The screen for full components: 16 components of 8 columns a tile, so a tile is again 128 columns. The sums
+ * of a tile cost 64 multiplications and 40 instructions more a thread and need no exchange between lanes:
+ * column j of component 4 g + q is column 8 (4 g + j / 2) + 2 q + j % 2 of the tile, and all eight end in the
+ * lanes with lane % 4 = q. So four warpgroups of 64 rows (two issue slots of three are free, and the traffic
+ * from L2, K * 8 * (dim + 16) * 2 bytes a kRows rows, is what is scarce), and rows converted beforehand, once
+ * for all passes over a chunk. */
+template <int kHalves_> struct FullShape {
+    static constexpr int kHalves = kHalves_;
+    static constexpr int kGroups = 4;
+    static constexpr int kGroupRows = 64;
+    static constexpr int kRows = kGroups * kGroupRows;
+    static constexpr int kTileColumns = FGMM_FULL_TILE * FGMM_FULL_COLUMNS;
+    static constexpr int kWarpgroup = 128;
+    static constexpr int kGroupWarps = kWarpgroup / kWarp;
+    static constexpr int kThreads = kGroups * kWarpgroup + 2 * kWarp; /* feeders: of tiles, of rows */
+    static constexpr int kConvertThreads = 256;
+    static constexpr int kStages = 4;                              /* component tiles in flight */
+    static constexpr int kGroupBytes = kGroupRows * 128 * kHalves; /* [half][64][64] */
+    /* A component tile: [half][128][64] and [2][128][8] halves, then four fp32 constants a component. */
+    static constexpr int kRecordExtra = kTileColumns * 128 * kHalves;
+    static constexpr int kRecordConstants = kRecordExtra + kTileColumns * FGMM_SM90_EXTRA * 2;
+    static constexpr int kRecordBytes = kRecordConstants + FGMM_FULL_TILE * 16;
+    static constexpr int kRecordPlace = (kRecordBytes + 1023) / 1024 * 1024;
+    static constexpr float kMostSquare = 0x1p30f; /* |y|^2 of a row that is screened: columns.cuh */
+    static_assert(kTileColumns == 128 && FGMM_SM90_EXTRA == 16, "wgmma is m64n128k16");
+    static_assert(kRows == FGMM_FULL_ROW_GROUP, "rows are padded to whole tiles");
+};
+
+/* The screen by whole factors: a tile is one component, of as many columns as there are dimensions, padded.
+ * Traffic from L2 is K * 28 KiB a kRows rows, and takes as long as the product. */
+template <int kHalves_> struct WholeShape : FullShape<kHalves_> {
+    static constexpr int kColumns = kHalves_ * 64;
+    static constexpr int kSums = kColumns / 2; /* of a thread */
+    static constexpr int kStages = 5;
+    /* [columns][64 dimensions], [64 columns][64 further dimensions] where there are 128, [2][columns][8]
+     * halves, four fp32 constants. */
+    static constexpr int kRecordRest = kColumns * 128;
+    static constexpr int kRecordExtra = kRecordRest + (kHalves_ - 1) * 64 * 128;
+    static constexpr int kRecordConstants = kRecordExtra + kColumns * FGMM_SM90_EXTRA * 2;
+    static constexpr int kRecordBytes = kRecordConstants + 16;
+    static constexpr int kRecordPlace = (kRecordBytes + 1023) / 1024 * 1024;
+};
+
+/* Their tables: a block a component. Three matrices in fp32 fill the multiprocessor. */
+struct FullTables {
+    static constexpr int kThreads = 256;
+    static constexpr int kSide = 16;       /* threads as 16 x 16 */
+    static constexpr int kMicro = 8;       /* a product's values a thread and side */
+    static constexpr int kIterations = 12; /* of the narrow directions; they need not converge */
+    static constexpr int kSquarings = 3;
+    static constexpr int kVectors = FGMM_FULL_COLUMNS - 1;
+    static_assert(kSide * kMicro >= FGMM_FULL_MAX_DIM, "the threads cover a matrix");
+    static_assert(kThreads == 2 * FGMM_FULL_MAX_DIM, "two threads a row of vectors");
 };
 
 } // namespace fgmm

@@ -17,6 +17,15 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_TABLE_SCALE] = "the screen's scales",
     [BUFFER_TABLE_TERMS] = "the screen's terms",
     [BUFFER_SM90_RECORDS] = "the screen's records",
+    [BUFFER_SM90_WIDE] = "the screen's records",
+    [BUFFER_SM90_OPERAND] = "rows for the screen",
+    [BUFFER_FULL_RECORDS] = "the screen's records",
+    [BUFFER_FULL_WHOLES] = "the screen's factors",
+    [BUFFER_FULL_ROWS] = "rows for the screen",
+    [BUFFER_FULL_VALUES] = "values of candidates",
+    [BUFFER_FULL_SORTED] = "candidates by component",
+    [BUFFER_FULL_BY_ROW] = "bounds of rows",
+    [BUFFER_FULL_COUNTS] = "counts of candidates",
     [BUFFER_CANDIDATES] = "candidate lists",
     [BUFFER_COUNTS] = "candidate counts",
     [BUFFER_DENSE_ROWS] = "lists of dense rows",
@@ -83,6 +92,8 @@ static void cuda_destroy(fgmm_backend *backend)
     for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         fgmm__gpu_event_destroy(cuda->counts_ready[slot]);
     fgmm__cuda_nearest_destroy(cuda->nearest);
+    for (int half = 0; half < 2; half++)
+        fgmm__gpu_event_destroy(cuda->staging.ready[half]);
     fgmm__pinned_free(backend->device, cuda->assign.staging);
     fgmm__cuda_mixture_free(cuda);
     fgmm__cuda_staging_free(cuda);
@@ -115,6 +126,8 @@ static fgmm_status cuda_create(fgmm_comm *comm, fgmm_device *device, int threads
                                 "counts of dense rows", (void **)&cuda->dense_counts));
     for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         FGMM_TRY(fgmm__gpu_event_create(device, &cuda->counts_ready[slot]));
+    for (int half = 0; half < 2; half++)
+        FGMM_TRY(fgmm__gpu_event_create(device, &cuda->staging.ready[half]));
     *out = &cuda->base;
     cuda = NULL;
 cleanup:
@@ -125,11 +138,14 @@ cleanup:
 
 static int64_t cuda_workspace_bytes(fgmm_covariance shape, fgmm_moment moment, int32_t k, int32_t dim)
 {
-    fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL || moment == FGMM_MOMENT_FULL,
-                                              FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
+    bool screened = fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim) == FGMM_SM90_FULL ||
+                    (shape != FGMM_FULL && moment != FGMM_MOMENT_FULL);
+    fgmm__cuda_plan plan =
+        fgmm__cuda_plan_of(shape, k, dim, !screened, FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
     return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_mixture_bytes(shape, k, dim) +
            fgmm__cuda_estep_bytes(&plan, moment, k, dim) + fgmm__cuda_plan_bytes(&plan, shape, dim) +
-           fgmm__cuda_assign_bytes(shape, k, dim);
+           fgmm__cuda_assign_bytes(shape, k, dim) +
+           (shape == FGMM_FULL && screened ? fgmm__cuda_full_bytes(k, dim, plan.chunk_quanta) : 0);
 }
 
 const fgmm_backend_ops fgmm__backend_cuda = {

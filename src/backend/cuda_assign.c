@@ -25,8 +25,7 @@ int64_t fgmm__cuda_assign_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
 {
     int64_t most = 0;
     for (int32_t top = 1; top <= FGMM_MAX_TOP; top *= 2) {
-        fgmm__cuda_plan plan =
-            fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL, chunk_quanta(top), CHUNKS);
+        fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, false, chunk_quanta(top), CHUNKS);
         int64_t chunk = (int64_t)plan.chunk_quanta * FGMM_QUANTUM,
                 group = (int64_t)plan.group_quanta * FGMM_QUANTUM;
         int64_t bytes = CHUNKS * chunk * (8 * top + 8) + group * 12 * top;
@@ -47,7 +46,8 @@ fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components
     FGMM_TRY(fgmm__cuda_make_tables(cuda, fgmm__cuda_range_of(cuda, components)));
     a->top = top;
     a->plan = fgmm__cuda_plan_of(components->shape, components->k, components->dim,
-                                 components->shape == FGMM_FULL, chunk_quanta(top), CHUNKS);
+                                 components->shape == FGMM_FULL && cuda->model.screen != FGMM_SM90_FULL,
+                                 chunk_quanta(top), CHUNKS);
     FGMM_TRY(fgmm__cuda_begin_pass(cuda, &a->plan));
     size_t rows = chunk_rows(a), labels = rows * (size_t)top,
            group = (size_t)a->plan.group_quanta * FGMM_QUANTUM;
@@ -84,7 +84,8 @@ static fgmm_status select_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chun
 {
     fgmm_status status = FGMM_OK;
     fgmm_assignment_view out = view_of(cuda, chunk->slot);
-    FGMM_LAUNCH(fgmm__launch_select(&chunk->metric, &cuda->model.view, lists, &out, cuda->stream));
+    const double *values = cuda->model.screen == FGMM_SM90_FULL ? cuda->full.pairs.values : NULL;
+    FGMM_LAUNCH(fgmm__launch_select(&chunk->metric, &cuda->model.view, lists, values, &out, cuda->stream));
 cleanup:
     return status;
 }

@@ -9,6 +9,7 @@
 #include "data/partition.h"
 #include "device/cuda_check.h"
 #include "kernels/kernels.h"
+#include "kernels/sm90/full_screen.h"
 #include "kernels/sm90/screen.h"
 #include "kernels/sm90/wide.h"
 
@@ -46,6 +47,13 @@ typedef enum {
     BUFFER_SM90_RECORDS,
     BUFFER_SM90_WIDE,
     BUFFER_SM90_OPERAND,
+    BUFFER_FULL_RECORDS,
+    BUFFER_FULL_WHOLES,
+    BUFFER_FULL_ROWS,
+    BUFFER_FULL_VALUES,
+    BUFFER_FULL_SORTED,
+    BUFFER_FULL_BY_ROW,
+    BUFFER_FULL_COUNTS,
     BUFFER_CANDIDATES,
     BUFFER_COUNTS,
     BUFFER_DENSE_ROWS,
@@ -82,6 +90,7 @@ typedef struct {
     fgmm_screen_tables tables; /* not for full */
     fgmm_sm90_tables sm90;
     fgmm_sm90_wide wide;
+    fgmm_full_tables full;
     bool tied;
     double *whitening; /* [dim][dim], tied alone */
     double *origin;    /* [dim] */
@@ -162,6 +171,12 @@ typedef struct {
 
 typedef struct fgmm__cuda_nearest fgmm__cuda_nearest; /* cuda_nearest.c */
 
+/* Where pairs of full components are found and scored, chunk by chunk. */
+typedef struct {
+    fgmm_full_rows rows;
+    fgmm_full_pairs pairs;
+} fgmm__cuda_full;
+
 struct fgmm__cuda_backend {
     fgmm_backend base;
     fgmm_stream stream;
@@ -173,6 +188,7 @@ struct fgmm__cuda_backend {
     struct {
         char *pointer; /* pinned */
         size_t bytes, used;
+        fgmm_gpu_event *ready[2]; /* of long downloads, which use its halves in turn */
     } staging;
     int32_t *dense_counts; /* [FGMM_CHUNKS_UNDER_WAY][FGMM_CHUNK_QUANTA], pinned: of the chunk in each slot */
     fgmm_gpu_event *counts_ready[FGMM_CHUNKS_UNDER_WAY];
@@ -181,6 +197,7 @@ struct fgmm__cuda_backend {
         int64_t begun, ended;                           /* of this pass; the slots are used in turn */
     } queue;
     fgmm__cuda_model model;
+    fgmm__cuda_full full;
     fgmm__cuda_estep estep;
     fgmm__cuda_resident resident;
     fgmm__cuda_assign assign;
@@ -197,6 +214,10 @@ fgmm_status fgmm__cuda_put(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, co
                            void *out);
 
 /* cuda_staging.c: copies through pinned memory, so that small ones cost no wait. */
+/* Room for up to FGMM_STAGED bytes, to be filled and read by work that is enqueued before the next call of
+ * any of these functions. */
+enum { FGMM_STAGED = 8 << 20 };
+fgmm_status fgmm__cuda_stage(fgmm__cuda_backend *cuda, size_t bytes, void *out);
 /* Stream-ordered; `from` is pageable and may be reused on return. */
 fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
 /* Waits for all work of the stream. */
@@ -207,6 +228,8 @@ void fgmm__cuda_staging_free(fgmm__cuda_backend *cuda);
 fgmm_status fgmm__cuda_load_model(fgmm__cuda_backend *cuda, const fgmm_components *components);
 int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
 fgmm_form fgmm__cuda_form(fgmm_covariance shape);
+/* Which of Hopper's screens serves the model whose view is set. */
+fgmm_sm90_screen fgmm__cuda_screen_of(const fgmm__cuda_backend *cuda);
 /* Chooses the screen of a model whose view and origins are set, and makes its tables: before the pass
  * begins. */
 fgmm_status fgmm__cuda_make_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range);
@@ -218,6 +241,18 @@ double fgmm__cuda_keep_bits(fgmm_covariance shape, bool hard, int32_t k);
  */
 fgmm_sm90_range fgmm__cuda_range(double spread, double factor, double offset, double factor_logs,
                                  double live);
+
+/* cuda_full.c: full components where FGMM_SM90_FULL serves; elsewhere every row is dense. */
+/* Factors cross to the device as triangles, whatever serves. */
+fgmm_status fgmm__cuda_put_full_factors(fgmm__cuda_backend *cuda, const fgmm_components *components);
+fgmm_status fgmm__cuda_make_full_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range);
+int64_t fgmm__cuda_full_bytes(int32_t k, int32_t dim, int32_t chunk_quanta);
+fgmm_status fgmm__cuda_reserve_full(fgmm__cuda_backend *cuda, int32_t chunk_quanta);
+/* Lists, with the values of their entries in full.pairs; rows without `least` sure entries are dense. */
+fgmm_status fgmm__cuda_screen_full(fgmm__cuda_backend *cuda, const fgmm_row_view *rows, int32_t least,
+                                   const fgmm_candidate_lists *lists);
+/* Adds the rows that fgmm__cuda_screen_full left sparse to the statistics. */
+fgmm_status fgmm__cuda_add_full(fgmm__cuda_backend *cuda, const fgmm_row_view *rows);
 
 /* cuda_pass.c. chunk_quanta, chunks: at most this many. */
 fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,

@@ -39,8 +39,8 @@ static size_t pair_count_bytes(int32_t k)
 
 int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim)
 {
-    return (int64_t)(8 * (padded_words(moment, k, dim) + (size_t)dim) + pair_bytes(plan) +
-                     pair_count_bytes(k));
+    size_t pairs = moment == FGMM_MOMENT_FULL ? 0 : pair_bytes(plan);
+    return (int64_t)(8 * (padded_words(moment, k, dim) + (size_t)dim) + pairs + pair_count_bytes(k));
 }
 
 /* Takes the buffers for sorting pairs; counts: zero. */
@@ -111,9 +111,10 @@ fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shap
     e->small = !cuda->model.tied && fgmm__small_serves(cuda->model.view.form, (int32_t)moment, k, dim);
     e->stats.moment = (int32_t)moment;
     e->stats.sums = want_sums;
-    e->plan =
-        fgmm__cuda_plan_of(shape, k, dim, shape == FGMM_FULL || (want_sums && moment == FGMM_MOMENT_FULL),
-                           FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
+    bool full = fgmm__cuda_screen_of(cuda) == FGMM_SM90_FULL,
+         scatter = want_sums && moment == FGMM_MOMENT_FULL;
+    e->plan = fgmm__cuda_plan_of(shape, k, dim, !full && (shape == FGMM_FULL || scatter), FGMM_CHUNK_QUANTA,
+                                 FGMM_CHUNKS_UNDER_WAY);
     cuda->queue.begun = cuda->queue.ended = 0;
     if (!e->small) {
         FGMM_TRY(fgmm__cuda_make_tables(cuda, range));
@@ -122,7 +123,7 @@ fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shap
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, bytes, &words));
     FGMM_CUDA(cudaMemsetAsync(words, 0, bytes, cuda->stream));
     place_words(&e->stats, words, moment, k, dim);
-    if (!e->plan.all_dense && !e->small)
+    if (!e->plan.all_dense && !e->small && !full)
         FGMM_TRY(make_pairs(cuda, k, words + padded_words(moment, k, dim)));
 cleanup:
     return status;
@@ -148,6 +149,8 @@ static fgmm_status add_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *
 {
     fgmm_status status = FGMM_OK;
     const fgmm__cuda_estep *e = &cuda->estep;
+    if (cuda->model.screen == FGMM_SM90_FULL)
+        return fgmm__cuda_add_full(cuda, &chunk->original);
     FGMM_LAUNCH(fgmm__launch_pairs(&chunk->metric, &chunk->original, &cuda->model.view, lists, &e->pairs,
                                    &e->stats, cuda->stream));
     FGMM_LAUNCH(fgmm__launch_sums(&chunk->metric, &chunk->original, &cuda->model.view, &e->pairs, &e->stats,

@@ -56,7 +56,9 @@ static fgmm_status put_factors(fgmm__cuda_backend *cuda, const fgmm_components *
     fgmm_status status = FGMM_OK;
     fgmm__cuda_model *model = &cuda->model;
     double *squares = NULL;
-    if (c->shape == FGMM_DIAG || c->shape == FGMM_FULL) {
+    if (c->shape == FGMM_FULL)
+        return fgmm__cuda_put_full_factors(cuda, c);
+    if (c->shape == FGMM_DIAG) {
         FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_FACTOR, c->factors,
                                 factor_count(c->shape, c->k, c->dim) * sizeof(double), &model->view.factor));
         goto cleanup;
@@ -150,7 +152,7 @@ static fgmm_sm90_range range_of(const fgmm_components *c)
     for (int32_t k = 0; k < c->k; k++) {
         if (isinf(c->offsets[k]))
             continue;
-        double factor = c->hard ? 1 : c->factors[k] * c->factors[k];
+        double factor = c->hard || c->shape == FGMM_FULL ? 1 : c->factors[k] * c->factors[k];
         most = fmax(most, factor);
         offset = fmax(offset, fabs(c->offsets[k]));
         logs += log2(factor);
@@ -199,7 +201,7 @@ double fgmm__cuda_keep_bits(fgmm_covariance shape, bool hard, int32_t k)
     return hard ? 0 : FGMM_MASS_BITS + (by_direction ? 52 : 0) + ceil(log2(k));
 }
 
-static fgmm_sm90_screen screen_of(const fgmm__cuda_backend *cuda)
+fgmm_sm90_screen fgmm__cuda_screen_of(const fgmm__cuda_backend *cuda)
 {
     const fgmm_model_view *view = &cuda->model.view;
     return cuda->hopper ? fgmm__sm90_serves(view->form, cuda->model.tied, view->k, view->dim)
@@ -208,12 +210,16 @@ static fgmm_sm90_screen screen_of(const fgmm__cuda_backend *cuda)
 
 fgmm_sm90_range fgmm__cuda_range_of(const fgmm__cuda_backend *cuda, const fgmm_components *components)
 {
-    return screen_of(cuda) == FGMM_SM90_NARROW ? range_of(components) : (fgmm_sm90_range){0};
+    fgmm_sm90_screen screen = fgmm__cuda_screen_of(cuda);
+    return screen == FGMM_SM90_NARROW || screen == FGMM_SM90_FULL ? range_of(components)
+                                                                  : (fgmm_sm90_range){0};
 }
 
 fgmm_status fgmm__cuda_make_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range)
 {
-    cuda->model.screen = screen_of(cuda);
+    cuda->model.screen = fgmm__cuda_screen_of(cuda);
+    if (cuda->model.screen == FGMM_SM90_FULL)
+        return fgmm__cuda_make_full_tables(cuda, range);
     if (cuda->model.screen == FGMM_SM90_NARROW)
         return make_sm90_tables(cuda, range);
     if (cuda->model.screen == FGMM_SM90_WIDE)

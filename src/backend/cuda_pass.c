@@ -18,6 +18,8 @@ fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim
         plan.chunk_quanta =
             clamp(whitened_bytes / (plan.chunks * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
     }
+    if (shape == FGMM_FULL)
+        plan.chunk_quanta = clamp(chunk_quanta, FGMM_FULL_CHUNK_QUANTA);
     plan.group_components = clamp(k, FGMM_SLAB_COLUMNS);
     plan.group_quanta = clamp(FGMM_SLAB_COLUMNS / plan.group_components, plan.chunk_quanta);
     if (!all_dense && fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim) == FGMM_SM90_WIDE)
@@ -65,6 +67,8 @@ fgmm_status fgmm__cuda_begin_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_pla
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_MAX, group * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_SUM, group * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ROW_BEST, group * sizeof(int32_t), &unused));
+    if (cuda->model.screen == FGMM_SM90_FULL)
+        FGMM_TRY(fgmm__cuda_reserve_full(cuda, plan->chunk_quanta));
     if (cuda->model.tied) {
         FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED, chunks * chunk * dim * sizeof(double), &unused));
         FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WHITENED32, chunks * chunk * dim * sizeof(float), &unused));
@@ -126,7 +130,9 @@ static fgmm_status screen_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk
     fgmm_status status = FGMM_OK;
     const fgmm__cuda_model *model = &cuda->model;
     int multiprocessors = fgmm__device_multiprocessors(cuda->base.device);
-    if (model->screen == FGMM_SM90_WIDE) {
+    if (model->screen == FGMM_SM90_FULL) {
+        FGMM_TRY(fgmm__cuda_screen_full(cuda, &chunk->screened, least, lists));
+    } else if (model->screen == FGMM_SM90_WIDE) {
         FGMM_LAUNCH(fgmm__launch_sm90_wide_screen(&chunk->screened, &model->wide,
                                                   cuda->buffers[BUFFER_SM90_OPERAND].pointer, least, lists,
                                                   multiprocessors, cuda->stream));

@@ -29,17 +29,59 @@ static size_t roomy(size_t bytes)
     return bytes < STAGING_LEAST / 2 ? STAGING_LEAST : bytes > STAGING_MOST / 2 ? STAGING_MOST : 2 * bytes;
 }
 
-fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes)
+fgmm_status fgmm__cuda_stage(fgmm__cuda_backend *cuda, size_t bytes, void *out)
 {
     fgmm_status status = FGMM_OK;
-    if (bytes > STAGING_MOST)
-        return fgmm__device_upload(cuda->base.device, to, from, bytes, cuda->stream);
     if (cuda->staging.used + bytes > cuda->staging.bytes)
         FGMM_TRY(renew(cuda, roomy(cuda->staging.used + bytes)));
     char *place = cuda->staging.pointer + cuda->staging.used;
-    memcpy(place, from, bytes);
     cuda->staging.used += (bytes + STAGING_ALIGNMENT - 1) / STAGING_ALIGNMENT * STAGING_ALIGNMENT;
+    memcpy(out, &place, sizeof place);
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes)
+{
+    fgmm_status status = FGMM_OK;
+    void *place = NULL;
+    if (bytes > STAGING_MOST)
+        return fgmm__device_upload(cuda->base.device, to, from, bytes, cuda->stream);
+    FGMM_TRY(fgmm__cuda_stage(cuda, bytes, &place));
+    memcpy(place, from, bytes);
     FGMM_TRY(fgmm__device_upload(cuda->base.device, to, place, bytes, cuda->stream));
+cleanup:
+    return status;
+}
+
+/* With all threads: one alone copies slower than the bus. */
+static void copy_home(const fgmm__cuda_backend *cuda, char *to, const char *from, size_t bytes)
+{
+    enum { BLOCK = 1 << 20 };
+#pragma omp parallel for schedule(static) num_threads(cuda->base.threads)
+    for (size_t at = 0; at < bytes; at += BLOCK)
+        memcpy(to + at, from + at, bytes - at < BLOCK ? bytes - at : BLOCK);
+}
+
+/* Piece by piece through the halves of the buffer: while one is on its way, the one before is copied. */
+static fgmm_status download_long(fgmm__cuda_backend *cuda, char *to, const char *from, size_t bytes)
+{
+    fgmm_status status = FGMM_OK;
+    const size_t most = STAGING_MOST / 2, pieces = (bytes + most - 1) / most;
+    FGMM_TRY(renew(cuda, STAGING_MOST));
+    for (size_t i = 0; i <= pieces; i++) {
+        if (i < pieces) {
+            size_t at = i * most, piece = bytes - at < most ? bytes - at : most;
+            FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->staging.pointer + i % 2 * most, from + at,
+                                           piece, cuda->stream));
+            FGMM_TRY(fgmm__gpu_event_record(cuda->staging.ready[i % 2], cuda->stream));
+        }
+        if (i > 0) {
+            size_t at = (i - 1) * most, piece = bytes - at < most ? bytes - at : most;
+            FGMM_TRY(fgmm__gpu_event_wait(cuda->staging.ready[(i - 1) % 2], cuda->base.comm));
+            copy_home(cuda, to + at, cuda->staging.pointer + (i - 1) % 2 * most, piece);
+        }
+    }
 cleanup:
     return status;
 }
@@ -49,15 +91,14 @@ cleanup:
 fgmm_status fgmm__cuda_download(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes)
 {
     fgmm_status status = FGMM_OK;
-    bool staged = bytes <= STAGING_MOST;
-    if (staged && cuda->staging.bytes < bytes)
+    if (bytes > STAGING_MOST)
+        return download_long(cuda, to, from, bytes);
+    if (cuda->staging.bytes < bytes)
         FGMM_TRY(renew(cuda, roomy(bytes)));
-    FGMM_TRY(fgmm__device_download(cuda->base.device, staged ? cuda->staging.pointer : to, from, bytes,
-                                   cuda->stream));
+    FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->staging.pointer, from, bytes, cuda->stream));
     FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
     cuda->staging.used = 0;
-    if (staged)
-        memcpy(to, cuda->staging.pointer, bytes);
+    memcpy(to, cuda->staging.pointer, bytes);
 cleanup:
     return status;
 }

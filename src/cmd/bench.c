@@ -62,6 +62,12 @@ static fgmm_status check(const fgmm_bench *b, const char *name, int *which)
         return fgmm__fail(FGMM_ERR_INPUT, "--rows, --dim and -k must be at least 1");
     if (b->reps < 1 || b->reps > FGMM_BENCH_MAX_REPS)
         return fgmm__fail(FGMM_ERR_INPUT, "--reps must lie between 1 and %d", FGMM_BENCH_MAX_REPS);
+    if (!(b->condition >= 1 && b->condition <= 1e12))
+        return fgmm__fail(FGMM_ERR_INPUT, "--condition must lie between 1 and 1e12");
+    if (b->condition > 1 && (benches[*which].run != fgmm__bench_estep || b->n_data > 0 ||
+                             (b->covariance != FGMM_DIAG && b->covariance != FGMM_FULL)))
+        return fgmm__fail(FGMM_ERR_INPUT,
+                          "--condition is for `bench estep --covariance diag|full` without DATA");
     if (b->bytes < 8)
         return fgmm__fail(FGMM_ERR_INPUT, "--bytes must be at least 8");
     return FGMM_OK;
@@ -97,7 +103,8 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
                     .spread = 0.1,
                     .queries = 10000,
                     .nprobe = 32,
-                    .neighbors = 10};
+                    .neighbors = 10,
+                    .condition = 1};
     int n_positionals = 0, which = 0;
     bool done;
     const char **positionals = calloc((size_t)argc + 1, sizeof *positionals);
@@ -110,6 +117,9 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
         {"--dtype", FGMM_OPT_CHOICE, &b.dtype, "f32|f16|u8|i8", "element type of the rows (f32)"},
         {"--spread", FGMM_OPT_REAL, &b.spread, "S",
          "standard deviation of the components, in units of half the width of the cube of their means (0.1)"},
+        {"--condition", FGMM_OPT_REAL, &b.condition, "C",
+         "estep, diag and full: condition number of the components' covariances, standard deviations lying "
+         "evenly around --spread (1)"},
         {"--seed", FGMM_OPT_COUNT, &b.seed, "N", "of the rows (1)"},
         {"--reps", FGMM_OPT_COUNT, &b.reps, "R", "timed repeats, after 2 warm-ups (7)"},
         {"--bytes", FGMM_OPT_BYTES, &b.bytes, "BYTES",
@@ -128,9 +138,9 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
         goto cleanup;
     if (n_positionals < 1)
         FGMM_FAIL(FGMM_ERR_INPUT, "name a bench: estep kmeans gemm copy h2d allreduce read shuffle search");
-    FGMM_TRY(check(&b, positionals[0], &which));
     b.data = positionals + 1;
     b.n_data = n_positionals - 1;
+    FGMM_TRY(check(&b, positionals[0], &which));
     b.comm = fgmm__cmd_comm();
     b.threads = fgmm__cmd_threads();
     FGMM_TRY(fgmm__device_open(b.comm, (fgmm_backend_kind)fgmm__globals()->backend, &b.device));

@@ -15,7 +15,7 @@ typedef struct {
     /* the command line */
     int64_t rows, dim, k, seed, reps, bytes, queries, nprobe, neighbors;
     int covariance, dtype, residency;
-    double spread;
+    double spread, condition;
     const char *const *data; /* the rows' sources; none: a synth: mixture */
     int n_data;
     cJSON *line; /* the result; members are added in the order in which they are printed */

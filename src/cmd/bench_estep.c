@@ -22,8 +22,8 @@ static const double LOG_CONTRACT = 1e-6, SUMS_CONTRACT = 1e-3;
 
 static const double REG_COVAR = 1e-6; /* as fit's */
 
-/* Multiplications of the reference: about half a second. */
-static const double REFERENCE_WORK = 0x1p28;
+/* Multiplications of the reference, on all threads: about a second. */
+static const double REFERENCE_WORK = 0x1p32;
 
 typedef struct {
     fgmm_bench *b;
@@ -44,22 +44,36 @@ typedef struct {
 
 /* ---- rows and components ---- */
 
+/* A condition number is the square of a ratio of standard deviations. */
+static double anisotropy(const fgmm_bench *b)
+{
+    return sqrt(b->condition);
+}
+
 static fgmm_status open_rows(const fgmm_bench *b, fgmm_dataset **out)
 {
-    char spec[160];
+    char spec[192];
     const char *source = spec;
-    snprintf(spec, sizeof spec, "synth:n=%lld,d=%lld,k=%lld,seed=%lld,spread=%.17g,dtype=%s",
+    snprintf(spec, sizeof spec, "synth:n=%lld,d=%lld,k=%lld,seed=%lld,spread=%.17g,anisotropy=%.17g,dtype=%s",
              (long long)b->rows, (long long)b->dim, (long long)b->k, (long long)b->seed, b->spread,
-             fgmm_dtype_name((fgmm_dtype)b->dtype));
+             anisotropy(b), fgmm_dtype_name((fgmm_dtype)b->dtype));
     fgmm_status status = b->n_data > 0 ? fgmm_dataset_open(b->data, b->n_data, NULL, out)
                                        : fgmm_dataset_open(&source, 1, NULL, out);
     return fgmm__comm_agree(b->comm, status);
 }
 
+/* A variance of synth: rows as they are stored. */
+static double stored_variance(const fgmm_bench *b, double deviation)
+{
+    bool integers = b->dtype == FGMM_U8 || b->dtype == FGMM_I8;
+    double scaled =
+        deviation * (integers ? 96 : 1); /* synth_row.h: the half-width of the cube in stored units */
+    return fmax(scaled * scaled + (integers ? 1.0 / 12 : 0), 1e-6);
+}
+
 double fgmm__bench_true_means(const fgmm_bench *b, fgmm_model *model)
 {
     fgmm_dtype dtype = (fgmm_dtype)b->dtype;
-    bool integers = dtype == FGMM_U8 || dtype == FGMM_I8;
     for (size_t i = 0; i < (size_t)model->k * model->dim; i++) {
         int32_t value =
             fgmm__synth_uniform(fgmm__philox((uint64_t)b->seed, FGMM_RNG_SYNTH_MEAN, i, 0).word[0]);
@@ -67,9 +81,24 @@ double fgmm__bench_true_means(const fgmm_bench *b, fgmm_model *model)
                           : dtype == FGMM_I8 ? fgmm__synth_i8(value)
                                              : (double)fgmm__synth_f32(value);
     }
-    double deviation =
-        b->spread * (integers ? 96 : 1); /* synth_row.h: the half-width of the cube in stored units */
-    return deviation * deviation + (integers ? 1.0 / 12 : 0);
+    return stored_variance(b, b->spread);
+}
+
+/* Their covariances, of diag and full models: a variance a dimension. */
+static void true_covariances(const fgmm_bench *b, fgmm_model *model)
+{
+    size_t dim = (size_t)model->dim, k = (size_t)model->k;
+    int64_t range[2];
+    fgmm__synth_scale_range(b->spread, anisotropy(b), range);
+    for (size_t i = 0; i < k * dim; i++) {
+        int32_t scale =
+            range[0] == range[1] ? (int32_t)range[0] : fgmm__synth_scale((uint64_t)b->seed, i, range);
+        double variance = stored_variance(b, scale / FGMM_SYNTH_SCALE_ONE);
+        if (model->covariance == FGMM_DIAG)
+            model->covariances[i] = variance;
+        else
+            model->covariances[(i / dim * dim + i % dim) * dim + i % dim] = variance;
+    }
 }
 
 /* Of any rows: a sample as means, and how far others are from the nearest of them. */
@@ -143,6 +172,8 @@ static fgmm_status make_components(estep *e)
     for (int32_t k = 0; k < model->k; k++)
         model->weights[k] = 1.0 / model->k;
     fill_covariances(model, fmax(variance, 1e-6));
+    if (b->condition > 1)
+        true_covariances(b, model);
     fill_origin(model, fgmm_dataset_dtype(e->dataset));
     e->moment = e->hard ? FGMM_MOMENT_NONE : fgmm__covariance_type(model->covariance)->moment;
     FGMM_TRY(fgmm__components_create(model, e->hard, NULL, NULL, &e->components));
@@ -236,8 +267,8 @@ cleanup:
 static int64_t rows_to_check(const estep *e)
 {
     const fgmm_components *c = e->components;
-    bool full = c->shape == FGMM_FULL || c->shape == FGMM_TIED;
-    double a_row = (double)c->k * c->dim * (full ? c->dim : 1);
+    bool matrices = c->shape == FGMM_FULL || c->shape == FGMM_TIED;
+    double a_row = (double)c->k * c->dim * (matrices ? c->dim : 1);
     int64_t n = (int64_t)fmax(16, fmin(1000, REFERENCE_WORK / a_row)), mine = fgmm__shard_end(e->shard);
     return n < mine ? n : mine;
 }

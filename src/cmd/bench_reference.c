@@ -1,6 +1,7 @@
 #include "cmd/bench_reference.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 
 typedef struct {
@@ -8,27 +9,32 @@ typedef struct {
     fgmm_moment moment;
     size_t moments;
     double log, *n, *s, *q; /* sums */
-    double *l, *difference; /* of one row */
+    double *l;              /* [k], of one row */
+    double *difference;     /* [dim] for a thread */
+    double *y;              /* [dim] for a thread */
 } reference;
 
-/* || F_k difference ||^2 */
-static double quadratic(const fgmm_components *c, int32_t k, const double *difference)
+/* A thread's part of an array of [threads][dim]. */
+static double *of_thread(const reference *a, double *array)
+{
+    return array + (size_t)omp_get_thread_num() * (size_t)a->c->dim;
+}
+
+/* || F_k difference ||^2; y: [dim], scratch */
+static double quadratic(const fgmm_components *c, int32_t k, const double *difference, double *y)
 {
     size_t dim = (size_t)c->dim;
     double sum = 0;
-    for (size_t j = 0; j < dim; j++) {
-        double y = 0;
-        if (c->shape == FGMM_SPHERICAL) {
-            y = c->factors[k] * difference[j];
-        } else if (c->shape == FGMM_DIAG) {
-            y = c->factors[(size_t)k * dim + j] * difference[j];
-        } else {
-            const double *u = c->factors + (c->shape == FGMM_FULL ? (size_t)k * dim * dim : 0);
-            for (size_t i = 0; i <= j; i++)
-                y += difference[i] * u[i * dim + j];
-        }
-        sum += y * y;
-    }
+    for (size_t j = 0; j < dim; j++)
+        y[j] = c->shape == FGMM_SPHERICAL ? c->factors[k] * difference[j]
+               : c->shape == FGMM_DIAG    ? c->factors[(size_t)k * dim + j] * difference[j]
+                                          : 0;
+    const double *u = c->factors + (c->shape == FGMM_FULL ? (size_t)k * dim * dim : 0);
+    for (size_t i = 0; i < dim && (c->shape == FGMM_FULL || c->shape == FGMM_TIED); i++)
+        for (size_t j = i; j < dim; j++) /* along rows, which is along memory */
+            y[j] += difference[i] * u[i * dim + j];
+    for (size_t j = 0; j < dim; j++)
+        sum += y[j] * y[j];
     return sum;
 }
 
@@ -56,9 +62,13 @@ static void add_row(reference *a, const double *x)
     const fgmm_components *c = a->c;
     double best = -INFINITY, sum = 0;
     int32_t first_best = 0;
+#pragma omp parallel for schedule(static)
     for (int32_t k = 0; k < c->k; k++) {
-        subtract(c, k, x, a->difference);
-        a->l[k] = c->offsets[k] - quadratic(c, k, a->difference);
+        double *difference = of_thread(a, a->difference);
+        subtract(c, k, x, difference);
+        a->l[k] = c->offsets[k] - quadratic(c, k, difference, of_thread(a, a->y));
+    }
+    for (int32_t k = 0; k < c->k; k++) {
         if (a->l[k] > best)
             first_best = k;
         best = fmax(best, a->l[k]);
@@ -114,13 +124,14 @@ fgmm_status fgmm__reference_compare(const fgmm_components *components, const fgm
                                     fgmm_reference_error *out)
 {
     fgmm_status status = FGMM_OK;
-    size_t k = (size_t)components->k, dim = (size_t)components->dim;
+    size_t k = (size_t)components->k, dim = (size_t)components->dim, threads = (size_t)omp_get_max_threads();
     reference a = {.c = components, .moment = stats->moment, .moments = stats->moments};
     FGMM_ALLOC(a.n, k, "the reference");
     FGMM_ALLOC(a.s, k * dim, "the reference");
     FGMM_ALLOC(a.q, k * a.moments, "the reference");
     FGMM_ALLOC(a.l, k, "the reference");
-    FGMM_ALLOC(a.difference, dim, "the reference");
+    FGMM_ALLOC(a.difference, dim * threads, "the reference");
+    FGMM_ALLOC(a.y, dim * threads, "the reference");
     for (int64_t i = 0; i < n; i++)
         add_row(&a, rows + (size_t)i * dim);
     out->log = fabs(fgmm__stats_log(stats, grid) - a.log) / fmax(fabs(a.log), 1e-300);
@@ -131,5 +142,6 @@ cleanup:
     free(a.q);
     free(a.l);
     free(a.difference);
+    free(a.y);
     return status;
 }

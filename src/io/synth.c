@@ -148,24 +148,19 @@ cleanup:
     return status;
 }
 
-/* Standard deviations lie evenly between spread / sqrt(anisotropy) and spread * sqrt(anisotropy). */
 static fgmm_status make_scales(synth_reader *reader)
 {
     fgmm_status status = FGMM_OK;
     const synth_spec *spec = &reader->spec;
-    uint64_t seed = (uint64_t)spec->seed;
-    double root = sqrt(spec->anisotropy);
-    int64_t low = llrint(spec->spread / root * FGMM_SYNTH_SCALE_ONE),
-            high = llrint(spec->spread * root * FGMM_SYNTH_SCALE_ONE);
-    reader->mixture.scale = (int32_t)low;
-    if (low == high)
+    int64_t range[2];
+    fgmm__synth_scale_range(spec->spread, spec->anisotropy, range);
+    reader->mixture.scale = (int32_t)range[0];
+    if (range[0] == range[1])
         return FGMM_OK;
     size_t cells = (size_t)spec->k * (size_t)spec->d;
     FGMM_ALLOC(reader->scales, cells, "the scales of a synth: mixture");
-    for (size_t i = 0; i < cells; i++) {
-        uint32_t share = fgmm__philox(seed, FGMM_RNG_SYNTH_SCALE, i, 0).word[0];
-        reader->scales[i] = (int32_t)(low + ((high - low) * (int64_t)share >> 32));
-    }
+    for (size_t i = 0; i < cells; i++)
+        reader->scales[i] = fgmm__synth_scale((uint64_t)spec->seed, i, range);
     reader->mixture.scales = reader->scales;
 cleanup:
     return status;

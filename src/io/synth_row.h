@@ -8,6 +8,7 @@
 #ifndef FGMM_IO_SYNTH_ROW_H
 #define FGMM_IO_SYNTH_ROW_H
 
+#include <math.h>
 #include "base/philox.h"
 
 #define FGMM_SYNTH_ONE (1 << 20) /* 1.0 in fixed point */
@@ -26,6 +27,21 @@ typedef struct {
                                    first; NULL: equal weights */
     uint64_t noise;             /* a row is noise where another 64 bits are under this */
 } fgmm_synth_mixture;
+
+/* The least and the largest scale of a table: standard deviations lie evenly between spread /
+ * sqrt(anisotropy) and spread * sqrt(anisotropy). */
+static inline void fgmm__synth_scale_range(double spread, double anisotropy, int64_t range[2])
+{
+    range[0] = llrint(spread / sqrt(anisotropy) * FGMM_SYNTH_SCALE_ONE);
+    range[1] = llrint(spread * sqrt(anisotropy) * FGMM_SYNTH_SCALE_ONE);
+}
+
+/* The scale of component * dim + dimension. */
+static inline int32_t fgmm__synth_scale(uint64_t seed, uint64_t place, const int64_t range[2])
+{
+    uint32_t share = fgmm__philox(seed, FGMM_RNG_SYNTH_SCALE, place, 0).word[0];
+    return (int32_t)(range[0] + ((range[1] - range[0]) * (int64_t)share >> 32));
+}
 
 /* The component of a row, -1 for noise. */
 static inline FGMM_HOST_DEVICE int32_t fgmm__synth_choose(const fgmm_synth_mixture *mixture, uint64_t row)

@@ -24,6 +24,10 @@ estep='rows dim k covariance dtype ms_median ms_min rows_per_s tflops_dense gemm
 for covariance in spherical diag tied full; do
     prints 2 "$estep" estep --rows 3000 --dim 10 -k 20 --covariance "$covariance" --spread 1 --dtype f16
 done
+for covariance in diag full; do
+    prints 1 "$estep" estep --rows 2000 --dim 10 -k 20 --covariance "$covariance" --condition 1e4 --dtype u8
+    grep -q 'anisotropy=100,' line
+done
 prints 1 "$estep" estep "$FGMM_TEST_DATA/passages-10k.fbin" -k 50 --threads 2
 prints 3 "$estep" kmeans --rows 5000 --dim 17 -k 33 --dtype u8
 prints 1 'rows dim k dtype queries nprobe neighbors ms_median queries_per_s scanned_per_query bytes_touched floor_ms floor_share' \
@@ -53,3 +57,6 @@ fails 'as many rows' estep --rows 10 -k 20
 fails 'reps' estep --reps 0
 fails 'nprobe at most -k' search --nprobe 100 -k 50
 fails 'makes its own rows' search "$FGMM_TEST_DATA/passages-10k.fbin" -k 50
+fails 'condition must lie' estep --covariance full --condition 0.5
+fails 'condition is for' estep --covariance tied --condition 10
+fails 'condition is for' kmeans --condition 10

@@ -220,6 +220,38 @@ static void any_moment_goes_with_nearest_means(void **state)
     compare(FGMM_F32, 1500, 33, 17, FGMM_SPHERICAL, true, FGMM_MOMENT_NONE, 3);
 }
 
+/* Rows of components that are a hundred times wider in some directions than in others. */
+static void stretched(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double condition, double sigma)
+{
+    char what[160];
+    snprintf(what, sizeof what, "%s n=%ld k=%d d=%d full, condition %g, sigma %g", fgmm_dtype_name(dtype),
+             (long)n, k, dim, condition, sigma);
+    fgmm_components *c = fgmm_test_components(FGMM_FULL, false, k, dim, dtype, sigma);
+    fgmm_test_stretch(c, condition, sigma);
+    fgmm_test_rows *rows = fgmm_test_rows_of(c, dtype, n);
+    against_twin(what, rows, c, FGMM_MOMENT_FULL);
+    fgmm__components_destroy(c);
+    fgmm_test_rows_destroy(rows);
+}
+
+static void stretched_components_agree_with_the_twin(void **state)
+{
+    (void)state;
+    const int32_t widths[] = {1, 2, 5, 8, 16, 33, 64, 65, 100, 127, 128};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        stretched(FGMM_F32, 1300, 37, widths[i], 1e4, 1);
+    const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8, FGMM_I8};
+    for (int i = 0; i < 4; i++) {
+        stretched(types[i], 1100, 19, 128, 1e4, 4);
+        stretched(types[i], 1100, 19, 61, 1e2, 2);
+    }
+    const double conditions[] = {1, 1e2, 1e6, 1e8}, sigmas[] = {0.01, 1, 10, 40, 400};
+    for (size_t i = 0; i < sizeof conditions / sizeof *conditions; i++)
+        for (size_t j = 0; j < sizeof sigmas / sizeof *sigmas; j++)
+            stretched(FGMM_F32, 600, 150, 24, conditions[i], sigmas[j]);
+    stretched(FGMM_F32, 110000, 300, 8, 1e4, 1);
+}
+
 /* Broad: rows have more candidates than a list holds, and go the dense path. Narrow: one a row. */
 static void broad_and_narrow_mixtures_agree(void **state)
 {
@@ -446,6 +478,7 @@ static void tiles_do_not_change_a_bit(void **state)
         same_bits(7 * FGMM_QUANTUM + 300, 300, 33, FGMM_DIAG, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 300, 140, FGMM_SPHERICAL, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 300, 40, FGMM_TIED, false, sigmas[i]);
+        same_bits(3 * FGMM_QUANTUM + 300, 150, 33, FGMM_FULL, false, sigmas[i]);
     }
     same_bits(140 * FGMM_QUANTUM + 1, 90, 3, FGMM_SPHERICAL, false, 9);
 }
@@ -514,6 +547,7 @@ static int cases(void)
         cmocka_unit_test(sums_equal_the_definition),
         cmocka_unit_test(every_element_type_is_read),
         cmocka_unit_test(any_moment_goes_with_nearest_means),
+        cmocka_unit_test(stretched_components_agree_with_the_twin),
         cmocka_unit_test(broad_and_narrow_mixtures_agree),
         cmocka_unit_test(more_components_than_the_slab_holds),
         cmocka_unit_test(several_chunks_a_tile),

@@ -213,9 +213,42 @@ static void extremes_are_held(void **state)
         }
 }
 
+static void stretched(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double condition, double sigma,
+                      double most_dense)
+{
+    char what[160], kind[40];
+    fgmm_components *c = fgmm_test_components(FGMM_FULL, false, k, dim, dtype, sigma);
+    fgmm_test_stretch(c, condition, sigma);
+    fgmm_test_rows *rows = fgmm_test_rows_of(c, dtype, n);
+    snprintf(kind, sizeof kind, "condition %g", condition);
+    name(what, sizeof what, kind, rows, c, sigma);
+    check(what, rows, c, most_dense);
+    fgmm__components_destroy(c);
+    fgmm_test_rows_destroy(rows);
+}
+
+/* Full components from separated to overlapping. */
+static void lists_of_full_components_hold(void **state)
+{
+    (void)state;
+    const int32_t dims[] = {1, 3, 8, 17, 64, 65, 100, 128};
+    const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8, FGMM_I8};
+    const double conditions[] = {1, 1e2, 1e4, 1e6}, sigmas[] = {0.1, 5, 12, 40, 200};
+    for (int i = 0; i < 8; i++) {
+        stretched(FGMM_F32, 200, 150, dims[i], conditions[i % 4], 1, dims[i] > 32 ? 0.01 : 1);
+        stretched(types[i % 4], 200, 70, dims[i], conditions[(i + 1) % 4], 3, dims[i] > 32 ? 0.01 : 1);
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 5; j++) {
+            stretched(FGMM_F32, 300, 200, 24, conditions[i], sigmas[j], 1);
+            stretched(FGMM_F32, 150, 150, 80, conditions[i], sigmas[j], 1);
+        }
+}
+
 static int cases(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lists_of_full_components_hold),
         cmocka_unit_test(lists_hold_all_that_matters),
         cmocka_unit_test(lists_of_overlapping_components_hold_too),
         cmocka_unit_test(extremes_are_held),

@@ -43,7 +43,7 @@ static double store(const fgmm_test_rows *rows, size_t at, double v)
     return ((int8_t *)rows->stored)[at] = (int8_t)fmin(127, fmax(-128, nearbyint(v)));
 }
 
-fgmm_test_rows *fgmm_test_rows_create(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double noise)
+static fgmm_test_rows *rows_take(fgmm_dtype dtype, int64_t n, int32_t dim)
 {
     fgmm_test_rows *rows = take(1, sizeof *rows);
     size_t values = (size_t)n * (size_t)dim;
@@ -56,16 +56,27 @@ fgmm_test_rows *fgmm_test_rows_create(fgmm_dtype dtype, int64_t n, int32_t k, in
         rows->min[d] = INFINITY;
         rows->max[d] = -INFINITY;
     }
+    return rows;
+}
+
+static void rows_set(fgmm_test_rows *rows, int64_t i, int32_t d, double value)
+{
+    size_t at = (size_t)i * (size_t)rows->dim + (size_t)d;
+    double v = store(rows, at, value);
+    rows->values[at] = v;
+    rows->min[d] = fmin(rows->min[d], v);
+    rows->max[d] = fmax(rows->max[d], v);
+}
+
+fgmm_test_rows *fgmm_test_rows_create(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double noise)
+{
+    fgmm_test_rows *rows = rows_take(dtype, n, dim);
     for (int64_t i = 0; i < n; i++) {
         int32_t c = (int32_t)(uniform(2, (uint64_t)i) * k);
-        for (int32_t d = 0; d < dim; d++) {
-            size_t at = (size_t)i * (size_t)dim + (size_t)d;
-            double v =
-                store(rows, at, middle(dtype) + centre(c, dim, d) + noise * 4 * (uniform(3, at) - 0.5));
-            rows->values[at] = v;
-            rows->min[d] = fmin(rows->min[d], v);
-            rows->max[d] = fmax(rows->max[d], v);
-        }
+        for (int32_t d = 0; d < dim; d++)
+            rows_set(rows, i, d,
+                     middle(dtype) + centre(c, dim, d) +
+                         noise * 4 * (uniform(3, (uint64_t)i * (uint64_t)dim + (uint64_t)d) - 0.5));
     }
     return rows;
 }
@@ -121,6 +132,55 @@ fgmm_components *fgmm_test_components(fgmm_covariance shape, bool hard, int32_t 
         for (size_t i = 0; i < counts[shape]; i++)
             c->factors[i] = hard ? 1 : f * (0.6 + uniform(6, i));
     return c;
+}
+
+void fgmm_test_stretch(fgmm_components *c, double condition, double sigma)
+{
+    size_t dim = (size_t)c->dim;
+    double root = sqrt(sqrt(condition));
+    for (size_t k = 0; k < (size_t)c->k; k++) {
+        double *u = c->factors + k * dim * dim, log2_det = 0;
+        for (size_t j = 0; j < dim; j++) {
+            double deviation = sigma * (1 / root + (root - 1 / root) * uniform(7, k * dim + j));
+            double scale = sqrt(0.5 * 1.4426950408889634) / deviation;
+            log2_det += log2(deviation);
+            for (size_t i = 0; i <= j; i++)
+                u[i * dim + j] =
+                    scale *
+                    (i == j ? 1 : 2 * (uniform(8 + (uint32_t)k, i * dim + j) - 0.5) / sqrt((double)dim));
+        }
+        c->offsets[k] = -log2_det - 1.3257 * (double)dim + 3 * uniform(4, k);
+    }
+}
+
+/* Of four uniform numbers; variance 1. */
+static double normal(uint32_t stream, uint64_t index)
+{
+    double sum = -2;
+    for (uint64_t i = 0; i < 4; i++)
+        sum += uniform(stream, 4 * index + i);
+    return sum * sqrt(3);
+}
+
+/* x - mean = t where U' t is normal with the variance that U has for a unit. */
+fgmm_test_rows *fgmm_test_rows_of(const fgmm_components *c, fgmm_dtype dtype, int64_t n)
+{
+    fgmm_test_rows *rows = rows_take(dtype, n, c->dim);
+    size_t dim = (size_t)c->dim;
+    double *t = take(dim, sizeof *t);
+    for (int64_t i = 0; i < n; i++) {
+        size_t k = (size_t)(uniform(2, (uint64_t)i) * c->k);
+        const double *u = c->factors + k * dim * dim;
+        for (size_t j = 0; j < dim; j++) {
+            double y = sqrt(0.5 * 1.4426950408889634) * normal(3, (uint64_t)i * dim + j);
+            for (size_t m = 0; m < j; m++)
+                y -= t[m] * u[m * dim + j];
+            t[j] = y / u[j * dim + j];
+            rows_set(rows, i, (int32_t)j, c->origin[j] + c->means[k * dim + j] + t[j]);
+        }
+    }
+    free(t);
+    return rows;
 }
 
 double fgmm_test_logit(const fgmm_components *c, int32_t k, const double *x)

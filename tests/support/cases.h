@@ -24,6 +24,13 @@ void fgmm_test_rows_destroy(fgmm_test_rows *rows);
 fgmm_components *fgmm_test_components(fgmm_covariance shape, bool hard, int32_t k, int32_t dim,
                                       fgmm_dtype dtype, double sigma);
 
+/* Makes the covariances of full components of fgmm_test_components narrow in some directions and wide in
+ * others, standard deviations lying evenly between sigma / s and sigma s with s^4 the condition number, along
+ * axes that are not those of the space; offsets as densities have them. */
+void fgmm_test_stretch(fgmm_components *c, double condition, double sigma);
+/* Rows drawn from full components. */
+fgmm_test_rows *fgmm_test_rows_of(const fgmm_components *c, fgmm_dtype dtype, int64_t n);
+
 /* l_k(x) by the definition, in float64; hard: minus the squared distance. */
 double fgmm_test_logit(const fgmm_components *c, int32_t k, const double *x);
 
