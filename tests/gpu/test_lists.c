@@ -72,10 +72,11 @@ static void deal(world *w)
 {
     int64_t *count = calloc((size_t)w->lists + 1, sizeof *count);
     int32_t *of = malloc((size_t)w->n * 3 * sizeof *of);
+    uint32_t lists = (uint32_t)w->lists, popular = lists < 3 ? lists : 3;
     for (int64_t i = 0; i < w->n; i++) {
         int copies = w->repeats ? 1 + (int)draw(3) : 1;
         for (int c = 0; c < 3; c++) {
-            int32_t list = draw(2) ? (int32_t)draw(3) : (int32_t)draw((uint32_t)w->lists);
+            int32_t list = (int32_t)draw(draw(2) ? popular : lists);
             bool again = c >= copies || list % 7 == 6;
             for (int b = 0; b < c; b++)
                 again = again || of[i * 3 + b] == list;
