@@ -7,7 +7,7 @@
 
 cp "$FGMM_TEST_DATA/passages-10k.fbin" rows.fbin
 for _ in $(seq 12); do echo rows.fbin; done >files
-"$FGMM" fit rows.fbin -k 600 --algorithm kmeans --max-iter 2 -o model.h5 -q
+"$FGMM" fit rows.fbin -k 2400 --algorithm kmeans --max-iter 1 -o model.h5 -q # so many that finding lists takes seconds
 "$FGMM" fit rows.fbin -k 60 --max-iter 2 -o mixture.h5 -q
 line=(@files model.h5 --assign soar --replication 1.5 --backend cpu --residency stream --threads 1 --tile-rows 1k)
 
