@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include "base/clones.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "io/format.h"
@@ -230,21 +231,70 @@ static fgmm_status get_mixture(const fgmm_reader *base, const fgmm_synth_mixture
 
 /* ---- rows ---- */
 
-static void store(fgmm_dtype dtype, int32_t value, char *row, int32_t d)
+enum { BLOCK_PAIRS = 64 };
+
+/* The noise of dimensions 2 * first to 2 * (first + pairs) of a row: what takes the time, so it is done many
+ * at once. Noise of a component is normal, rows that are all noise are uniform. */
+FGMM_CLONES static void make_noise(uint64_t seed, uint64_t row, bool uniform, uint32_t first, uint32_t pairs,
+                                   int32_t *restrict noise)
 {
-    float single = fgmm__synth_f32(value);
+    uint32_t word[4][BLOCK_PAIRS];
+#pragma omp simd
+    for (uint32_t i = 0; i < pairs; i++) {
+        fgmm_philox p = fgmm__philox(seed, FGMM_RNG_SYNTH_NOISE, row, first + i);
+        word[0][i] = p.word[0];
+        word[1][i] = p.word[1];
+        word[2][i] = p.word[2];
+        word[3][i] = p.word[3];
+    }
+    for (uint32_t i = 0; i < pairs && uniform; i++) {
+        noise[2 * i] = fgmm__synth_uniform(word[0][i]);
+        noise[2 * i + 1] = fgmm__synth_uniform(word[2][i]);
+    }
+    for (uint32_t i = 0; i < pairs && !uniform; i++) {
+        noise[2 * i] = fgmm__synth_normal(word[0][i], word[1][i]);
+        noise[2 * i + 1] = fgmm__synth_normal(word[2][i], word[3][i]);
+    }
+}
+
+/* Noise to values of component `component` in place, for n dimensions from `first` on. */
+FGMM_CLONES static void place_noise(const fgmm_synth_mixture *mixture, int32_t component, int32_t first,
+                                    int32_t n, int32_t *restrict values)
+{
+    int64_t place = (int64_t)component * mixture->dim + first;
+    const int32_t *restrict means = mixture->means + place;
+    if (mixture->scales != NULL) {
+        const int32_t *restrict scales = mixture->scales + place;
+#pragma omp simd
+        for (int32_t d = 0; d < n; d++)
+            values[d] = fgmm__synth_value(means[d], scales[d], values[d]);
+    } else {
+#pragma omp simd
+        for (int32_t d = 0; d < n; d++)
+            values[d] = fgmm__synth_value(means[d], mixture->scale, values[d]);
+    }
+}
+
+FGMM_CLONES static void store(fgmm_dtype dtype, const int32_t *restrict values, int32_t n, char *restrict out)
+{
+    float single[2 * BLOCK_PAIRS];
     switch (dtype) {
     case FGMM_F32:
-        ((float *)row)[d] = single;
-        break;
     case FGMM_F16:
-        fgmm__from_f32(FGMM_F16, &single, 1, (uint16_t *)row + d);
+#pragma omp simd
+        for (int32_t d = 0; d < n; d++)
+            single[d] = fgmm__synth_f32(values[d]);
+        fgmm__from_f32(dtype, single, (size_t)n, out);
         break;
     case FGMM_U8:
-        ((uint8_t *)row)[d] = fgmm__synth_u8(value);
+#pragma omp simd
+        for (int32_t d = 0; d < n; d++)
+            ((uint8_t *)out)[d] = fgmm__synth_u8(values[d]);
         break;
     case FGMM_I8:
-        ((int8_t *)row)[d] = fgmm__synth_i8(value);
+#pragma omp simd
+        for (int32_t d = 0; d < n; d++)
+            ((int8_t *)out)[d] = fgmm__synth_i8(values[d]);
         break;
     }
 }
@@ -256,16 +306,18 @@ static fgmm_status synth_read(const fgmm_reader *reader, int64_t begin, int64_t 
     if (status != FGMM_OK)
         return status;
     const int32_t dim = reader->dim;
-    const fgmm_dtype dtype = reader->dtype;
-    const size_t row_bytes = (size_t)dim * fgmm_dtype_bytes(dtype);
+    const size_t cell = fgmm_dtype_bytes(reader->dtype);
+    char *to = out;
     for (int64_t r = begin; r < end; r++) {
-        char *row = (char *)out + (size_t)(r - begin) * row_bytes;
-        int32_t component = fgmm__synth_choose(mixture, (uint64_t)r), value[2];
-        for (int32_t d = 0; d < dim; d += 2) {
-            fgmm__synth_pair(mixture, (uint64_t)r, component, d / 2, value);
-            store(dtype, value[0], row, d);
-            if (d + 1 < dim)
-                store(dtype, value[1], row, d + 1);
+        int32_t component = fgmm__synth_choose(mixture, (uint64_t)r), values[2 * BLOCK_PAIRS];
+        for (int32_t first = 0; first < dim; first += 2 * BLOCK_PAIRS) {
+            int32_t n = dim - first < 2 * BLOCK_PAIRS ? dim - first : 2 * BLOCK_PAIRS;
+            make_noise(mixture->seed, (uint64_t)r, component < 0, (uint32_t)first / 2, (uint32_t)(n + 1) / 2,
+                       values);
+            if (component >= 0)
+                place_noise(mixture, component, first, n, values);
+            store(reader->dtype, values, n, to);
+            to += (size_t)n * cell;
         }
     }
     return FGMM_OK;

@@ -9,6 +9,7 @@
 #define FGMM_IO_SYNTH_ROW_H
 
 #include <math.h>
+#include <stdbool.h>
 #include "base/philox.h"
 
 #define FGMM_SYNTH_ONE (1 << 20) /* 1.0 in fixed point */
@@ -75,24 +76,10 @@ static inline FGMM_HOST_DEVICE int32_t fgmm__synth_uniform(uint32_t word)
     return (int32_t)(word >> 11) - FGMM_SYNTH_ONE;
 }
 
-/* Dimensions 2*pair and 2*pair+1 of a row, fixed point. (At an odd dim the last pair's second value means
- * nothing.) */
-static inline FGMM_HOST_DEVICE void fgmm__synth_pair(const fgmm_synth_mixture *mixture, uint64_t row,
-                                                     int32_t component, int32_t pair, int32_t value[2])
+/* A component's value in fixed point. */
+static inline FGMM_HOST_DEVICE int32_t fgmm__synth_value(int32_t mean, int64_t scale, int32_t normal)
 {
-    fgmm_philox p = fgmm__philox(mixture->seed, FGMM_RNG_SYNTH_NOISE, row, (uint32_t)pair);
-    for (int i = 0; i < 2; i++) {
-        int32_t d = 2 * pair + i;
-        value[i] = 0;
-        if (component < 0) {
-            value[i] = fgmm__synth_uniform(p.word[2 * i]);
-        } else if (d < mixture->dim) {
-            int64_t place = (int64_t)component * mixture->dim + d;
-            int64_t scale = mixture->scales ? mixture->scales[place] : mixture->scale;
-            value[i] = mixture->means[place] +
-                       (int32_t)(scale * fgmm__synth_normal(p.word[2 * i], p.word[2 * i + 1]) >> 16);
-        }
-    }
+    return mean + (int32_t)(scale * normal >> 16);
 }
 
 /* Stored values: f32 (f16 is this rounded to nearest even), u8 around 128, i8 around 0. */
@@ -103,7 +90,8 @@ static inline FGMM_HOST_DEVICE float fgmm__synth_f32(int32_t value)
 
 static inline FGMM_HOST_DEVICE int8_t fgmm__synth_i8(int32_t value)
 {
-    int64_t scaled = ((int64_t)value * 96 + FGMM_SYNTH_ONE / 2) >> 20;
+    const int32_t most = 2 * FGMM_SYNTH_ONE; /* beyond it the result is the last value anyway */
+    int32_t scaled = ((value < -most ? -most : value > most ? most : value) * 96 + FGMM_SYNTH_ONE / 2) >> 20;
     return (int8_t)(scaled < -128 ? -128 : scaled > 127 ? 127 : scaled);
 }
 
