@@ -1,3 +1,9 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
 #include "support/gpu.h"
 
 #include <math.h>
@@ -18,6 +24,8 @@ int fgmm_test_gpu_main(int argc, char **argv, int (*cases)(void))
         return 77;
     }
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) == FGMM_OK &&
         fgmm__device_open(comm, FGMM_BACKEND_CUDA, &device) == FGMM_OK &&
         fgmm__backend_create(comm, device, 0, &cuda) == FGMM_OK &&

@@ -7,7 +7,7 @@
 #include "support/cases.h"
 
 /* Runs `cases` (which returns the number of failures) with both backends ready; returns what main returns: 77
- * without a GPU. */
+ * without a GPU. A first argument is a pattern, with * and ?, of the cases to run (under slow tools, say). */
 int fgmm_test_gpu_main(int argc, char **argv, int (*cases)(void));
 
 fgmm_backend *fgmm_test_cuda(void);
