@@ -9,7 +9,6 @@
 #define FGMM_IO_SYNTH_ROW_H
 
 #include <math.h>
-#include <stdbool.h>
 #include "base/philox.h"
 
 #define FGMM_SYNTH_ONE (1 << 20) /* 1.0 in fixed point */
