@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "base/stop.h"
 #include "data/partition.h"
@@ -18,23 +17,13 @@
 #include "model/model.h"
 #include "support/files.h"
 #include "support/lists.h"
+#include "support/ranks.h"
 
 enum { ROWS = 4500, K = 13, DIM = 12, MOST = 4 };
 
 static const double tau = 0.07;
-static fgmm_comm *comm, *alone; /* all ranks; this one */
-static int rank, size;
 static fgmm_test_clusters clusters;
 static fgmm_dataset *dataset;
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 /* A name that no other number of ranks uses; `owner` < 0: shared by the ranks. */
 static const char *name_of(const char *what, int owner)
@@ -46,13 +35,8 @@ static const char *name_of(const char *what, int owner)
 
 static fgmm_build_options options_of(fgmm_assign_rule rule)
 {
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = rule;
+    fgmm_build_options options = fgmm_test_build_options(rule, MOST);
     options.tau = tau;
-    options.max_lists = MOST;
-    options.resources.backend = FGMM_BACKEND_CPU;
-    options.resources.threads = 1;
     return options;
 }
 
@@ -171,16 +155,6 @@ static void a_k_means_model_puts_rows_into_the_list_of_the_nearest_mean(void **s
     assert_true(on_all_ranks(fine));
 }
 
-static bool same_bytes(const char *a, const char *b)
-{
-    size_t na = 0, nb = 0;
-    char *x = fgmm_test_read_file(a, &na), *y = fgmm_test_read_file(b, &nb);
-    bool same = na == nb && na > 0 && memcmp(x, y, na) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 static void the_file_is_the_same_for_any_ranks_windows_rounds_and_tiles(void **state)
 {
     (void)state;
@@ -193,7 +167,7 @@ static void the_file_is_the_same_for_any_ranks_windows_rounds_and_tiles(void **s
         tight.resources.tile_rows = 1024;
         tight.resources.residency = FGMM_RESIDENCY_STREAM;
         bool fine = build(alone, reference, &plain, NULL) && on_all_ranks(true);
-        fine = fine && build(comm, path, &tight, &report) && same_bytes(reference, path);
+        fine = fine && build(comm, path, &tight, &report) && fgmm_test_same_file(reference, path);
         fine = fine && report.windows > 3 && report.rounds > 3;
         unlink(reference);
         free(reference);
@@ -306,21 +280,11 @@ static void a_stop_leaves_a_checkpoint_or_nothing_where_none_is_asked_for(void *
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(rank, -1, FGMM_PROGRESS_NEVER);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK ||
-        fgmm_comm_create(MPI_COMM_SELF, 60, &alone) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     char name[64];
     snprintf(name, sizeof name, "build-%d-%d.u8bin", size, rank);
-    const char *source = fgmm_test_path(name);
     fgmm_test_clusters_create(ROWS, K, DIM, FGMM_GMM, &clusters);
-    fgmm_test_clusters_write(&clusters, 0, ROWS, source);
-    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK)
-        return 1;
+    dataset = fgmm_test_clusters_open(&clusters, name);
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(every_rank_has_rows),
         cmocka_unit_test(lists_are_those_of_a_plain_implementation),
@@ -334,8 +298,5 @@ int main(int argc, char **argv)
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
     fgmm_dataset_close(dataset);
     fgmm_test_clusters_destroy(&clusters);
-    fgmm_comm_destroy(alone);
-    fgmm_comm_destroy(comm);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -11,29 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "ivf/index.h"
 #include "model/model.h"
 #include "support/files.h"
 #include "support/lists.h"
+#include "support/ranks.h"
 
 /* More lists than a backend names as the nearest. */
 enum { ROWS = 5000, K = 150, DIM = 12, MOST = 5 };
 
-static fgmm_comm *comm, *alone; /* all ranks; this one */
-static int rank, size;
 static fgmm_test_clusters clusters;
 static fgmm_dataset *dataset;
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 /* A name that no other number of ranks uses; `owner` < 0: shared by the ranks. */
 static const char *name_of(const char *what, int owner)
@@ -45,12 +34,7 @@ static const char *name_of(const char *what, int owner)
 
 static fgmm_build_options options_of(fgmm_assign_rule rule)
 {
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = rule;
-    options.max_lists = MOST;
-    options.resources.backend = FGMM_BACKEND_CPU;
-    options.resources.threads = 1;
+    fgmm_build_options options = fgmm_test_build_options(rule, MOST);
     return options;
 }
 
@@ -315,16 +299,6 @@ static bool index_is(const char *path, const plain_rows *plain, const int64_t *i
     return same;
 }
 
-static bool same_bytes(const char *a, const char *b)
-{
-    size_t na = 0, nb = 0;
-    char *x = fgmm_test_read_file(a, &na), *y = fgmm_test_read_file(b, &nb);
-    bool same = na == nb && na > 0 && memcmp(x, y, na) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 /* Builds by all ranks and compares; then every rank by itself, for the same bytes. */
 static bool lists_are(fgmm_build_options options, const plain_rows *plain, fgmm_build_report *report)
 {
@@ -337,7 +311,7 @@ static bool lists_are(fgmm_build_options options, const plain_rows *plain, fgmm_
     if (options.rule == FGMM_ASSIGN_NEED)
         tight.window_bytes = 100000;
     bool fine = build(comm, path, &options, report) && (plain == NULL || index_is(path, plain, NULL));
-    fine = on_all_ranks(fine) && build(alone, mine, &tight, NULL) && same_bytes(path, mine);
+    fine = on_all_ranks(fine) && build(alone, mine, &tight, NULL) && fgmm_test_same_file(path, mine);
     fine = on_all_ranks(fine);
     unlink(mine);
     free(path);
@@ -602,21 +576,11 @@ static void ids_that_do_not_fit_are_refused(void **state)
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(1, -1, FGMM_PROGRESS_NEVER); /* as a rank that is silent: warnings are expected here */
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK ||
-        fgmm_comm_create(MPI_COMM_SELF, 60, &alone) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     char name[64];
     snprintf(name, sizeof name, "rules-%d-%d.u8bin", size, rank);
-    const char *source = fgmm_test_path(name);
     fgmm_test_clusters_create(ROWS, K, DIM, FGMM_GMM, &clusters);
-    fgmm_test_clusters_write(&clusters, 0, ROWS, source);
-    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK)
-        return 1;
+    dataset = fgmm_test_clusters_open(&clusters, name);
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(soar_takes_the_list_of_least_score),
         cmocka_unit_test(closure_takes_near_lists_apart_from_each_other),
@@ -631,8 +595,5 @@ int main(int argc, char **argv)
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
     fgmm_dataset_close(dataset);
     fgmm_test_clusters_destroy(&clusters);
-    fgmm_comm_destroy(alone);
-    fgmm_comm_destroy(comm);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -15,21 +15,11 @@
 #include "data/sample.h"
 #include "support/files.h"
 #include "support/rows.h"
+#include "support/ranks.h"
 
 enum { DIM = 11, ROWS = 6000 };
 
-static fgmm_comm *comm;
-static int rank, size;
 static char *path;
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 static fgmm_dataset *open_data(fgmm_dtype dtype)
 {
@@ -154,12 +144,7 @@ static void a_sampled_nan_is_named_alike_on_all_ranks(void **state)
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(a_sample_has_one_row_of_each_stratum_and_its_values),
         cmocka_unit_test(samples_depend_on_seed_and_purpose_alone),
@@ -168,8 +153,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_sampled_nan_is_named_alike_on_all_ranks),
     };
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
-    fgmm_comm_destroy(comm);
     free(path);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

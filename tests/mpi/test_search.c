@@ -10,31 +10,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "export/faiss.h"
 #include "ivf/index.h"
 #include "ivf/search.h"
 #include "support/files.h"
 #include "support/lists.h"
+#include "support/ranks.h"
 
 enum { ROWS = 4500, K = 13, DIM = 12, QUERIES = 37, NEAREST = 9 };
 
-static fgmm_comm *comm;
-static int rank, size;
 static fgmm_test_clusters clusters;
 static fgmm_dataset *dataset;
 static float queries[QUERIES * DIM];
 static char *index_paths[2]; /* by rule */
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 /* ---- the plain implementation ---- */
 
@@ -299,13 +288,8 @@ static void an_export_has_the_layout_of_faiss(void **state)
 static bool build(int rule)
 {
     char name[64];
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = (fgmm_assign_rule)rule;
+    fgmm_build_options options = fgmm_test_build_options((fgmm_assign_rule)rule, 4);
     options.tau = 0.07;
-    options.max_lists = 4;
-    options.resources.backend = FGMM_BACKEND_CPU;
-    options.resources.threads = 1;
     snprintf(name, sizeof name, "search-%d-%d.h5", size, rule);
     index_paths[rule] = strdup(fgmm_test_path(name));
     return fgmm_build(comm, dataset, clusters.model, index_paths[rule], &options, NULL) == FGMM_OK;
@@ -313,22 +297,13 @@ static bool build(int rule)
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(rank, -1, FGMM_PROGRESS_NEVER);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     char name[64];
     snprintf(name, sizeof name, "search-%d-%d.u8bin", size, rank);
-    const char *source = fgmm_test_path(name);
     fgmm_test_clusters_create(ROWS, K, DIM, FGMM_GMM, &clusters);
-    fgmm_test_clusters_write(&clusters, 0, ROWS, source);
-    for (int i = 0; i < QUERIES * DIM; i++)
-        queries[i] = (float)clusters.rows[i * 7] + (i % 3 == 0 ? 0.5f : 0.0f);
-    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK || !build(FGMM_ASSIGN_HARD) ||
-        !build(FGMM_ASSIGN_TAU))
+    dataset = fgmm_test_clusters_open(&clusters, name);
+    fgmm_test_clusters_queries(&clusters, QUERIES, queries);
+    if (!build(FGMM_ASSIGN_HARD) || !build(FGMM_ASSIGN_TAU))
         return 1;
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(search_finds_and_counts_what_a_plain_implementation_does),
@@ -341,7 +316,5 @@ int main(int argc, char **argv)
     free(index_paths[1]);
     fgmm_dataset_close(dataset);
     fgmm_test_clusters_destroy(&clusters);
-    fgmm_comm_destroy(comm);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -11,28 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "base/stop.h"
 #include "data/partition.h"
 #include "data/shard.h"
 #include "support/files.h"
 #include "support/rows.h"
+#include "support/ranks.h"
 
 enum { DIM = 19, FIRST_ROWS = 7001, SECOND_ROWS = 5300, ROWS = FIRST_ROWS + SECOND_ROWS };
 
-static fgmm_comm *comm;
-static int rank, size;
 static char *paths[2]; /* FIRST_ROWS and SECOND_ROWS rows */
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 static void write_data(fgmm_dtype dtype)
 {
@@ -372,13 +361,7 @@ static void a_stop_ends_load_and_passes(void **state)
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(rank, -1, FGMM_PROGRESS_NEVER);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(the_ranks_share_all_rows),
         cmocka_unit_test(every_residency_and_tile_size_brings_the_same_rows),
@@ -392,9 +375,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_stop_ends_load_and_passes),
     };
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
-    fgmm_comm_destroy(comm);
     free(paths[0]);
     free(paths[1]);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -12,30 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "io/h5.h"
 #include "ivf/index.h"
 #include "ivf/stop.h"
 #include "support/files.h"
 #include "support/lists.h"
+#include "support/ranks.h"
 
 enum { ROWS = 4500, K = 40, DIM = 12, M = 4, QUERIES = 61, NEAREST = 9 };
 
-static fgmm_comm *comm, *alone; /* all ranks; this one */
-static int rank, size;
 static fgmm_test_clusters clusters;
 static fgmm_dataset *dataset;
 static float queries[QUERIES * DIM];
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 static const char *name_of(const char *what, int owner)
 {
@@ -46,14 +35,9 @@ static const char *name_of(const char *what, int owner)
 
 static fgmm_build_options options_of(fgmm_assign_rule rule)
 {
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = rule;
-    options.max_lists = 4;
+    fgmm_build_options options = fgmm_test_build_options(rule, 4);
     options.sketch = M;
     options.replication = rule == FGMM_ASSIGN_HARD ? 0 : 1.6;
-    options.resources.backend = FGMM_BACKEND_CPU;
-    options.resources.threads = 1;
     return options;
 }
 
@@ -61,16 +45,6 @@ static bool build(fgmm_comm *ranks, const char *path, const fgmm_build_options *
 {
     fgmm_error_clear();
     return fgmm_build(ranks, dataset, clusters.model, path, options, NULL) == FGMM_OK;
-}
-
-static bool same_bytes(const char *a, const char *b)
-{
-    size_t na = 0, nb = 0;
-    char *x = fgmm_test_read_file(a, &na), *y = fgmm_test_read_file(b, &nb);
-    bool same = na == nb && na > 0 && memcmp(x, y, na) == 0;
-    free(x);
-    free(y);
-    return same;
 }
 
 static const fgmm_assign_rule rules[] = {FGMM_ASSIGN_HARD, FGMM_ASSIGN_SOAR, FGMM_ASSIGN_NEED};
@@ -120,7 +94,7 @@ static void sketches_are_stored_the_same_for_any_ranks_and_windows(void **state)
         tight.resources.threads = 2;
         tight.window_bytes = 50000;
         bool fine = build(comm, path, &options);
-        fine = on_all_ranks(fine) && build(alone, mine, &tight) && same_bytes(path, mine) &&
+        fine = on_all_ranks(fine) && build(alone, mine, &tight) && fgmm_test_same_file(path, mine) &&
                fgmm_index_open(path, &index) == FGMM_OK && sketches_are_right(index);
         fgmm_index_close(index);
         unlink(mine);
@@ -343,23 +317,12 @@ static void sketches_that_cannot_be_made_are_refused(void **state)
 
 int main(int argc, char **argv)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(rank, -1, FGMM_PROGRESS_NEVER);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK ||
-        fgmm_comm_create(MPI_COMM_SELF, 60, &alone) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     char name[64];
     snprintf(name, sizeof name, "skim-%d-%d.u8bin", size, rank);
-    const char *source = fgmm_test_path(name);
     fgmm_test_clusters_create(ROWS, K, DIM, FGMM_GMM, &clusters);
-    fgmm_test_clusters_write(&clusters, 0, ROWS, source);
-    for (int i = 0; i < QUERIES * DIM; i++)
-        queries[i] = (float)clusters.rows[i * 7] + (i % 3 == 0 ? 0.5f : 0.0f);
-    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK)
-        return 1;
+    dataset = fgmm_test_clusters_open(&clusters, name);
+    fgmm_test_clusters_queries(&clusters, QUERIES, queries);
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(sketches_are_stored_the_same_for_any_ranks_and_windows),
         cmocka_unit_test(a_search_that_skips_finds_the_same_and_skips_what_it_may),
@@ -370,8 +333,5 @@ int main(int argc, char **argv)
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
     fgmm_dataset_close(dataset);
     fgmm_test_clusters_destroy(&clusters);
-    fgmm_comm_destroy(alone);
-    fgmm_comm_destroy(comm);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -10,18 +10,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/log.h"
 #include "base/status.h"
 #include "io/h5.h"
 #include "ivf/index.h"
 #include "ivf/stop.h"
 #include "support/files.h"
 #include "support/lists.h"
+#include "support/ranks.h"
 
 enum { ROWS = 4500, K = 13, DIM = 12, QUERIES = 150, NEAREST = 9 };
 
-static fgmm_comm *comm;
-static int rank, size;
 static fgmm_test_clusters clusters;
 static float queries[QUERIES * DIM];
 static char *index_paths[2]; /* by rule of assignment */
@@ -31,15 +29,6 @@ typedef struct {
     float distances[QUERIES * NEAREST];
     fgmm_search_report report;
 } results;
-
-static bool on_all_ranks(bool mine)
-{
-    int ok = mine, all = 0;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!mine)
-        print_error("rank %d: failed here; last message: %s\n", rank, fgmm_error_message());
-    return all;
-}
 
 static bool same(const results *a, const results *b)
 {
@@ -195,13 +184,8 @@ static void a_rule_in_an_index_is_read_as_written_and_an_interrupted_write_is_no
 static bool build(const fgmm_dataset *dataset, int rule)
 {
     char name[64];
-    fgmm_build_options options;
-    fgmm_build_defaults(&options);
-    options.rule = (fgmm_assign_rule)rule;
+    fgmm_build_options options = fgmm_test_build_options((fgmm_assign_rule)rule, 4);
     options.tau = 0.07;
-    options.max_lists = 4;
-    options.resources.backend = FGMM_BACKEND_CPU;
-    options.resources.threads = 1;
     snprintf(name, sizeof name, "stop-%d-%d.h5", size, rule);
     index_paths[rule] = strdup(fgmm_test_path(name));
     return fgmm_build(comm, dataset, clusters.model, index_paths[rule], &options, NULL) == FGMM_OK;
@@ -209,23 +193,14 @@ static bool build(const fgmm_dataset *dataset, int rule)
 
 int main(int argc, char **argv)
 {
-    int provided;
     fgmm_dataset *dataset = NULL;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    fgmm__log_init(rank, -1, FGMM_PROGRESS_NEVER);
-    if (fgmm_comm_create(MPI_COMM_WORLD, 60, &comm) != FGMM_OK)
-        return 1;
+    fgmm_test_ranks_start(&argc, &argv);
     char name[64];
     snprintf(name, sizeof name, "stop-%d-%d.u8bin", size, rank);
-    const char *source = fgmm_test_path(name);
     fgmm_test_clusters_create(ROWS, K, DIM, FGMM_GMM, &clusters);
-    fgmm_test_clusters_write(&clusters, 0, ROWS, source);
-    for (int i = 0; i < QUERIES * DIM; i++)
-        queries[i] = (float)clusters.rows[i * 7] + (i % 3 == 0 ? 0.5f : 0.0f);
-    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK || !build(dataset, FGMM_ASSIGN_HARD) ||
-        !build(dataset, FGMM_ASSIGN_TAU))
+    dataset = fgmm_test_clusters_open(&clusters, name);
+    fgmm_test_clusters_queries(&clusters, QUERIES, queries);
+    if (!build(dataset, FGMM_ASSIGN_HARD) || !build(dataset, FGMM_ASSIGN_TAU))
         return 1;
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(a_rule_that_counts_lists_finds_what_as_many_lists_find),
@@ -238,7 +213,5 @@ int main(int argc, char **argv)
     free(index_paths[1]);
     fgmm_dataset_close(dataset);
     fgmm_test_clusters_destroy(&clusters);
-    fgmm_comm_destroy(comm);
-    MPI_Finalize();
-    return failed;
+    return fgmm_test_ranks_end(failed);
 }

@@ -60,6 +60,16 @@ char *fgmm_test_read_file(const char *path, size_t *n)
     return bytes;
 }
 
+bool fgmm_test_same_file(const char *a, const char *b)
+{
+    size_t na = 0, nb = 0;
+    char *x = fgmm_test_read_file(a, &na), *y = fgmm_test_read_file(b, &nb);
+    bool same = na == nb && na > 0 && memcmp(x, y, na) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
 int fgmm_test_leftovers(const char *path)
 {
     const char *slash = strrchr(path, '/');

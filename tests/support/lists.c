@@ -1,6 +1,7 @@
 #include "support/lists.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "model/model.h"
@@ -76,6 +77,35 @@ static double log_density(const fgmm_test_clusters *clusters, int64_t row, int32
         return -square;
     double variance = model->covariances[j];
     return log(model->weights[j]) - 0.5 * clusters->dim * log(2 * M_PI * variance) - 0.5 * square / variance;
+}
+
+fgmm_dataset *fgmm_test_clusters_open(const fgmm_test_clusters *clusters, const char *file)
+{
+    fgmm_dataset *dataset = NULL;
+    const char *source = fgmm_test_path(file);
+    fgmm_test_clusters_write(clusters, 0, clusters->n, source);
+    if (fgmm_dataset_open(&source, 1, NULL, &dataset) != FGMM_OK) {
+        fprintf(stderr, "%s\n", fgmm_error_message());
+        exit(1);
+    }
+    return dataset;
+}
+
+void fgmm_test_clusters_queries(const fgmm_test_clusters *clusters, int32_t n, float *queries)
+{
+    for (int32_t i = 0; i < n * clusters->dim; i++)
+        queries[i] = (float)clusters->rows[i * 7] + (i % 3 == 0 ? 0.5f : 0.0f);
+}
+
+fgmm_build_options fgmm_test_build_options(fgmm_assign_rule rule, int32_t max_lists)
+{
+    fgmm_build_options options;
+    fgmm_build_defaults(&options);
+    options.rule = rule;
+    options.max_lists = max_lists;
+    options.resources.backend = FGMM_BACKEND_CPU;
+    options.resources.threads = 1;
+    return options;
 }
 
 int32_t fgmm_test_lists_of(const fgmm_test_clusters *clusters, int64_t row, double tau, int32_t most,

@@ -21,6 +21,14 @@ void fgmm_test_clusters_destroy(fgmm_test_clusters *clusters);
 void fgmm_test_clusters_write(const fgmm_test_clusters *clusters, int64_t begin, int64_t end,
                               const char *path);
 
+/* The same rows as a dataset, by a file in the tests' folder; the program ends where that fails. */
+fgmm_dataset *fgmm_test_clusters_open(const fgmm_test_clusters *clusters, const char *file);
+/* Rows of the clusters, some of them moved a little. queries: [n][dim]. */
+void fgmm_test_clusters_queries(const fgmm_test_clusters *clusters, int32_t n, float *queries);
+
+/* Builds on one thread of the CPU. */
+fgmm_build_options fgmm_test_build_options(fgmm_assign_rule rule, int32_t max_lists);
+
 /* Lists of a row, most likely first: those with a responsibility of tau or more, at least one, at most
  * `most`. lists: [most]. Returns how many; *margin becomes the least distance of a responsibility from tau
  * seen so far (start it at 1). */
