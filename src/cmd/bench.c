@@ -68,6 +68,9 @@ static fgmm_status check(const fgmm_bench *b, const char *name, int *which)
                              (b->covariance != FGMM_DIAG && b->covariance != FGMM_FULL)))
         return fgmm__fail(FGMM_ERR_INPUT,
                           "--condition is for `bench estep --covariance diag|full` without DATA");
+    if (b->model != NULL && (b->n_data == 0 || (benches[*which].run != fgmm__bench_estep &&
+                                                benches[*which].run != fgmm__bench_kmeans)))
+        return fgmm__fail(FGMM_ERR_INPUT, "--model is for `bench estep DATA` and `bench kmeans DATA`");
     if (b->bytes < 8)
         return fgmm__fail(FGMM_ERR_INPUT, "--bytes must be at least 8");
     return FGMM_OK;
@@ -112,6 +115,8 @@ fgmm_status fgmm__cmd_bench(int argc, char **argv)
         {"--rows", FGMM_OPT_COUNT, &b.rows, "N", "rows of all ranks together (200k)"},
         {"--dim", FGMM_OPT_COUNT, &b.dim, "D", "dimensions (128)"},
         {"-k,--components", FGMM_OPT_COUNT, &b.k, "K", "components (1024)"},
+        {"--model", FGMM_OPT_TEXT, &b.model, "MODEL.h5",
+         "estep, kmeans: parameters for DATA, with their own K and shape (means are sampled from DATA)"},
         {"--covariance", FGMM_OPT_CHOICE, &b.covariance, "spherical|diag|tied|full",
          "shape of the components (spherical)"},
         {"--dtype", FGMM_OPT_CHOICE, &b.dtype, "f32|f16|u8|i8", "element type of the rows (f32)"},

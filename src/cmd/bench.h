@@ -18,7 +18,8 @@ typedef struct {
     double spread, condition;
     const char *const *data; /* the rows' sources; none: a synth: mixture */
     int n_data;
-    cJSON *line; /* the result; members are added in the order in which they are printed */
+    const char *model; /* a file of parameters for the rows of `data`; NULL: means are sampled from them */
+    cJSON *line;       /* the result; members are added in the order in which they are printed */
 } fgmm_bench;
 
 /* Adds ms_median and ms_min of `reps` durations, which are sorted in place; returns the median in seconds. */

@@ -50,14 +50,18 @@ static double anisotropy(const fgmm_bench *b)
     return sqrt(b->condition);
 }
 
-static fgmm_status open_rows(const fgmm_bench *b, fgmm_dataset **out)
+/* model: what the rows are for; NULL where they bring their own. */
+static fgmm_status open_rows(const fgmm_bench *b, const fgmm_model *model, fgmm_dataset **out)
 {
     char spec[192];
     const char *source = spec;
+    fgmm_dataset_options options = {.row_end = -1, .dot_as_l2 = 1};
+    if (model != NULL)
+        options.metric = model->metric;
     snprintf(spec, sizeof spec, "synth:n=%lld,d=%lld,k=%lld,seed=%lld,spread=%.17g,anisotropy=%.17g,dtype=%s",
              (long long)b->rows, (long long)b->dim, (long long)b->k, (long long)b->seed, b->spread,
              anisotropy(b), fgmm_dtype_name((fgmm_dtype)b->dtype));
-    fgmm_status status = b->n_data > 0 ? fgmm_dataset_open(b->data, b->n_data, NULL, out)
+    fgmm_status status = b->n_data > 0 ? fgmm_dataset_open(b->data, b->n_data, &options, out)
                                        : fgmm_dataset_open(&source, 1, NULL, out);
     return fgmm__comm_agree(b->comm, status);
 }
@@ -153,7 +157,31 @@ static void fill_origin(fgmm_model *model, fgmm_dtype dtype)
     }
 }
 
-static fgmm_status make_components(estep *e)
+/* Local. */
+static fgmm_status read_model(estep *e)
+{
+    fgmm_status status = FGMM_OK;
+    const char *path = e->b->model;
+    FGMM_TRY(fgmm_model_read(path, &e->model));
+    bool kmeans = e->model->algorithm == FGMM_KMEANS;
+    if (kmeans != e->hard)
+        FGMM_FAIL(FGMM_ERR_INPUT, "%s: a model of %s: give it to `bench %s`", path,
+                  kmeans ? "k-means" : "a mixture", kmeans ? "kmeans" : "estep");
+cleanup:
+    return status;
+}
+
+static fgmm_status check_model(const estep *e)
+{
+    int32_t dim = fgmm_dataset_dim(e->dataset);
+    if (e->model->dim != dim)
+        return fgmm__fail(FGMM_ERR_INPUT, "%s: a model of %d dimensions; the rows have %d", e->b->model,
+                          e->model->dim, dim);
+    return FGMM_OK;
+}
+
+/* Means that suit the rows, equal weights, and the variance that goes with them. */
+static fgmm_status make_model(estep *e)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_bench *b = e->b;
@@ -174,9 +202,17 @@ static fgmm_status make_components(estep *e)
     fill_covariances(model, fmax(variance, 1e-6));
     if (b->condition > 1)
         true_covariances(b, model);
-    fill_origin(model, fgmm_dataset_dtype(e->dataset));
-    e->moment = e->hard ? FGMM_MOMENT_NONE : fgmm__covariance_type(model->covariance)->moment;
-    FGMM_TRY(fgmm__components_create(model, e->hard, NULL, NULL, &e->components));
+cleanup:
+    return status;
+}
+
+static fgmm_status make_components(estep *e)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_TRY(e->b->model != NULL ? check_model(e) : make_model(e));
+    fill_origin(e->model, fgmm_dataset_dtype(e->dataset));
+    e->moment = e->hard ? FGMM_MOMENT_NONE : fgmm__covariance_type(e->model->covariance)->moment;
+    FGMM_TRY(fgmm__components_create(e->model, e->hard, NULL, NULL, &e->components));
 cleanup:
     return status;
 }
@@ -354,6 +390,8 @@ static void describe(const estep *e)
                             e->hard ? "hard" : fgmm_covariance_name(e->components->shape));
     cJSON_AddStringToObject(line, "dtype", fgmm_dtype_name(fgmm_dataset_dtype(e->dataset)));
     cJSON_AddStringToObject(line, "data", fgmm_dataset_name(e->dataset));
+    if (e->b->model != NULL)
+        cJSON_AddStringToObject(line, "model", e->b->model);
     cJSON_AddStringToObject(line, "residency", fgmm__shard_where(e->shard));
     cJSON_AddStringToObject(line, "timed", e->resident != NULL ? "iteration" : "estep");
 }
@@ -403,7 +441,9 @@ static fgmm_status bench(fgmm_bench *b, bool hard)
 {
     fgmm_status status = FGMM_OK;
     estep e = {.b = b, .hard = hard};
-    FGMM_TRY(open_rows(b, &e.dataset));
+    if (b->model != NULL)
+        FGMM_TRY(fgmm__comm_agree(b->comm, read_model(&e)));
+    FGMM_TRY(open_rows(b, e.model, &e.dataset));
     FGMM_TRY(fgmm__comm_agree(b->comm, make_components(&e)));
     FGMM_TRY(load(&e));
     FGMM_TRY(time_estep(&e));

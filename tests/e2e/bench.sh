@@ -29,6 +29,13 @@ for covariance in diag full; do
     grep -q 'anisotropy=100,' line
 done
 prints 1 "$estep" estep "$FGMM_TEST_DATA/passages-10k.fbin" -k 50 --threads 2
+# A model of the user's own, with its number of components, shape and metric.
+"$FGMM" fit "$FGMM_TEST_DATA/passages-10k.fbin" -k 7 --covariance tied --metric cosine --max-iter 2 -q --backend cpu -o own.h5 >/dev/null
+prints 2 "$estep model" estep "$FGMM_TEST_DATA/passages-10k.fbin" --model own.h5
+grep -q '"k":7,"covariance":"tied"' line
+"$FGMM" fit "$FGMM_TEST_DATA/passages-10k.fbin" -k 9 --algorithm kmeans --max-iter 2 -q --backend cpu -o means.h5 >/dev/null
+prints 1 "$estep model" kmeans "$FGMM_TEST_DATA/passages-10k.fbin" --model means.h5
+grep -q '"k":9,"covariance":"hard"' line
 prints 3 "$estep" kmeans --rows 5000 --dim 17 -k 33 --dtype u8
 prints 1 'rows dim k dtype queries nprobe neighbors ms_median queries_per_s scanned_per_query bytes_touched floor_ms floor_share' \
     search --rows 20000 --dim 17 -k 40 --dtype u8 --spread 1 --queries 200 --nprobe 3 --neighbors 5
@@ -60,3 +67,7 @@ fails 'makes its own rows' search "$FGMM_TEST_DATA/passages-10k.fbin" -k 50
 fails 'condition must lie' estep --covariance full --condition 0.5
 fails 'condition is for' estep --covariance tied --condition 10
 fails 'condition is for' kmeans --condition 10
+fails 'model is for' estep --model own.h5
+fails 'model is for' read "$FGMM_TEST_DATA/passages-10k.fbin" --model own.h5
+fails 'give it to `bench kmeans`' estep "$FGMM_TEST_DATA/passages-10k.fbin" --model means.h5
+fails 'the rows have 3' estep synth:n=100,d=3,k=2 --model own.h5
