@@ -142,9 +142,12 @@ fgmm_dtype fgmm_index_dtype(const fgmm_index *index);
 
 typedef struct {
     double scanned;  /* mean vectors met a query, repeats counted */
-    double distinct; /* repeats not counted; centroid distances (K a query) are apart */
+    double distinct; /* repeats not counted */
     double full;     /* distances computed: distinct, or what the index's sketches did not rule out */
     double sketches; /* sketches looked at, each (M+1)/D of a distance; 0 without */
+    /* Distances to centroids: K, or what finding the nearest by sketches of theirs took: the numbers read of
+     * sketches, centroids and the directions of the sketches, over D. */
+    double centroids;
     double seconds;
     double lists; /* mean lists probed a query */
 } fgmm_search_report;

@@ -29,7 +29,7 @@ static const char *output, *model_list, *rule_list = "hard,tau,soar,closure",
                                         *truth_file, *train_file;
 static double lambda = -INFINITY, train_share = 0.5, most_storage = 2;
 static int64_t max_probes = MOST_PROBES, max_lists = 8, neighbors, sketch, repeats = 1, resamples = 1000,
-               seed;
+               seed, centroid_sketch;
 static int metric = -1;
 static fgmm_resource_options resources;
 
@@ -44,8 +44,11 @@ static const fgmm_option table[] = {
     {"--lambda", FGMM_OPT_REAL, &lambda, "L", "of soar, as in build (0.5)"},
     {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N", "of need, as in build (10)"},
     {"--sketch", FGMM_OPT_COUNT, &sketch, "M",
-     "judge every search with sketches of M coordinates, too, each of which costs (M+1)/D of a distance (0: "
-     "none)"},
+     "judge every search with sketches of M coordinates, too, each of which costs (M+1)/D of a distance, and "
+     "M a query (0: none)"},
+    {"--centroid-sketch", FGMM_OPT_COUNT, &centroid_sketch, "M",
+     "judge every search that goes by centroids with these found by sketches of M coordinates, too, as "
+     "search --centroid-sketch (0: not)"},
     {"--probe-by", FGMM_OPT_TEXT, &order_list, "LIST",
      "orders in which lists are probed: centroid, posterior or both (centroid)"},
     {"--max-probes", FGMM_OPT_COUNT, &max_probes, "N", "lists a query probes at most (256)"},
@@ -199,6 +202,7 @@ static fgmm_status set_options(struct run *run)
     run->options.n_models = run->models.n;
     run->options.max_lists = (int32_t)max_lists;
     run->options.sketch = (int32_t)sketch;
+    run->options.centroid_sketch = (int32_t)centroid_sketch;
     run->options.lambda = lambda;
     run->options.neighbors = (int32_t)neighbors;
     run->options.repeats = (int32_t)repeats;
@@ -329,6 +333,9 @@ static fgmm_status open_inputs(struct run *run, const char **arguments, int n)
     if (sketch > fgmm_dataset_dim(run->dataset))
         FGMM_FAIL(FGMM_ERR_INPUT, "--sketch %lld: must be 0 to the dimension of the rows, %d",
                   (long long)sketch, fgmm_dataset_dim(run->dataset));
+    if (centroid_sketch > fgmm_dataset_dim(run->dataset))
+        FGMM_FAIL(FGMM_ERR_INPUT, "--centroid-sketch %lld: must be 0 to the dimension of the rows, %d",
+                  (long long)centroid_sketch, fgmm_dataset_dim(run->dataset));
     for (int32_t m = 0; m < run->models.n; m++)
         FGMM_TRY(fgmm__check_model(run->dataset, run->model[m]));
     FGMM_TRY(fgmm__cmd_read_queries(arguments + n - 1, 1, options.metric, fgmm_dataset_dim(run->dataset),
@@ -394,7 +401,8 @@ static void print_head(const struct run *run)
            "query against\n%s with hard lists and a fixed number of them (1.00), with 95 %% intervals\n",
            (long long)fgmm_dataset_rows(run->dataset), (long long)run->n_test,
            (long long)(run->n - run->n_test), options->names[options->plan.reference_model]);
-    printf("%-18s %-8s %7s %-9s %-7s %6s", "model", "rule", "storage", "probe", "stop", "sketch");
+    printf("%-18s %-8s %7s %-9s %-7s %6s %9s", "model", "rule", "storage", "probe", "stop", "sketch",
+           "centroids");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
         printf("  %16g", fgmm__eval_targets[t]);
     printf("\n");
@@ -406,9 +414,12 @@ static void print_curve(const fgmm_eval_options *options, const fgmm_eval_curve 
     const char *name = options->names[curve->variant.model], *slash = strrchr(name, '/');
     if (fgmm_comm_rank(fgmm__cmd_comm()) != 0)
         return;
-    printf("%-18s %-8s %7.3f %-9s %-7s %6d", slash != NULL ? slash + 1 : name,
+    char centroids[32] = "all";
+    if (curve->centroid_sketch > 0)
+        snprintf(centroids, sizeof centroids, "sketch %d", curve->centroid_sketch);
+    printf("%-18s %-8s %7.3f %-9s %-7s %6d %9s", slash != NULL ? slash + 1 : name,
            fgmm__rule_name(curve->variant.rule), curve->storage, fgmm__order_name(curve->probe_by),
-           fgmm__stop_name(curve->learnt), curve->sketch);
+           fgmm__stop_name(curve->learnt), curve->sketch, centroids);
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
         const fgmm_eval_cost *cost = &curve->costs[t];
         char text[32] = "-";
@@ -435,12 +446,12 @@ static void print_chosen(const struct run *run, const fgmm_eval_report *report, 
         }
         const fgmm_eval_curve *curve = &report->curves[c];
         const fgmm_eval_cost *cost = &curve->costs[t];
-        printf("%.2f (%.2f-%.2f)  %.0f distances to rows and %d to centroids; %s, %s, %.3f a row, %.0f "
-               "bytes, by %s, stop %s, sketch %d\n",
-               cost->ratio, cost->low, cost->high, cost->computed, curve->centroids,
+        printf("%.2f (%.2f-%.2f)  %.0f distances to rows and %.0f to centroids; %s, %s, %.3f a row, %.0f "
+               "bytes, by %s, stop %s, sketch %d, of centroids %d\n",
+               cost->ratio, cost->low, cost->high, cost->computed, cost->centroids,
                run->options.names[curve->variant.model], fgmm__rule_name(curve->variant.rule), curve->storage,
-               curve->bytes, fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt),
-               curve->sketch);
+               curve->bytes, fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->sketch,
+               curve->centroid_sketch);
     }
     fflush(stdout);
 }

@@ -21,7 +21,7 @@ static const char description[] =
 enum { MOST_SETTINGS = 256, MOST_PROBES = 1024 /* a query when a rule is learnt, unless told otherwise */ };
 
 static const char *output, *truth_file, *csv_file, *nprobe_list, *target_list;
-static int64_t k = 10, max_probes, device_memory_bytes;
+static int64_t k = 10, max_probes, centroid_sketch, device_memory_bytes;
 static int metric = -1, probe_by = -1, keep_all = 0;
 static bool learn;
 
@@ -46,6 +46,10 @@ static const fgmm_option table[] = {
     {"--skip", FGMM_OPT_CHOICE, &keep_all, "yes|no",
      "pass over rows that the index's sketches (build --sketch) rule out, on the host: the same answers from "
      "fewer distances (yes)"},
+    {"--centroid-sketch", FGMM_OPT_COUNT, &centroid_sketch, "M",
+     "find the nearest centroids by sketches of theirs of M coordinates, on the host: the same lists from "
+     "fewer "
+     "distances (0: by all distances)"},
     {"--device-memory", FGMM_OPT_BYTES, &device_memory_bytes, "BYTES",
      "device memory that a rank's lists may take; what does not fit is brought when it is visited (what is "
      "free)"},
@@ -112,6 +116,11 @@ static fgmm_status check_combination(void)
         FGMM_FAIL(FGMM_ERR_INPUT,
                   "--learn-stop writes a rule into the index and nothing else: give -k, --probe-by and "
                   "--max-probes alone with it");
+    if (learn && centroid_sketch != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--centroid-sketch changes nothing that --learn-stop learns: leave it out");
+    if (probe_by == FGMM_PROBE_POSTERIOR && centroid_sketch != 0)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "--centroid-sketch finds lists by their centroids, not --probe-by posterior");
     if (!learn && max_probes != 0)
         FGMM_FAIL(FGMM_ERR_INPUT, "--max-probes belongs to --learn-stop");
 cleanup:
@@ -170,6 +179,12 @@ static fgmm_status read_rule(struct run *run, const char *path)
                   "%s: its stop rule was learnt with the other --probe-by; leave the option out or learn the "
                   "rule again with --learn-stop",
                   path);
+    if (run->rule.probe_by == FGMM_PROBE_POSTERIOR && centroid_sketch != 0)
+        FGMM_FAIL(
+            FGMM_ERR_INPUT,
+            "%s: its stop rule was learnt with --probe-by posterior, and --centroid-sketch finds lists by "
+            "their centroids; leave it out",
+            path);
     for (int i = 0; i < run->settings; i++)
         FGMM_TRY(fgmm__stop_threshold(&run->rule, run->target[i], &threshold));
 cleanup:
@@ -188,6 +203,9 @@ static fgmm_status open_inputs(struct run *run, const char **arguments, int n_ar
     FGMM_TRY(read_rule(run, arguments[0]));
     if (output != NULL)
         FGMM_TRY(fgmm__results_check(output, run->settings, fgmm_index_rows(run->index)));
+    if (centroid_sketch > fgmm_index_dim(run->index))
+        FGMM_FAIL(FGMM_ERR_INPUT, "--centroid-sketch %lld: must be 0 to the dimension of %s, %d",
+                  (long long)centroid_sketch, arguments[0], fgmm_index_dim(run->index));
     if (metric >= 0 && (fgmm_metric)metric != fgmm_index_metric(run->index))
         FGMM_FAIL(FGMM_ERR_INPUT, "%s: built with --metric %s", arguments[0],
                   fgmm_metric_name(fgmm_index_metric(run->index)));
@@ -207,7 +225,7 @@ struct line {
     int32_t nprobe; /* 0: the target counts */
     double target, lists;
     double recall; /* < 0: unknown */
-    double scanned, distinct, full, sketches, queries_per_second;
+    double scanned, distinct, full, sketches, centroids, queries_per_second;
 };
 
 /* Rows may be passed over: distances computed are told apart from different rows met. */
@@ -225,6 +243,8 @@ static void print_head(const struct run *run)
     printf("  %-9s  %14s  %14s", run->truth.ids != NULL ? "recall" : "", "scanned/query", "distinct/query");
     if (skims(run))
         printf("  %14s  %14s", "full/query", "sketches/query");
+    if (centroid_sketch > 0)
+        printf("  %15s", "centroids/query");
     printf("  %12s\n", "queries/s");
 }
 
@@ -240,6 +260,8 @@ static void print_line(const struct run *run, const struct line *line)
     printf("  %-9s  %14.1f  %14.1f", recall, line->scanned, line->distinct);
     if (skims(run))
         printf("  %14.1f  %14.1f", line->full, line->sketches);
+    if (centroid_sketch > 0)
+        printf("  %15.1f", line->centroids);
     printf("  %12.0f\n", line->queries_per_second);
     fflush(stdout);
 }
@@ -263,6 +285,10 @@ static void log_line(const struct run *run, const struct line *line)
         cJSON_AddNumberToObject(event, "sketches", line->sketches);
         cJSON_AddNumberToObject(event, "sketch", run->index->sketch->m);
     }
+    if (centroid_sketch > 0) {
+        cJSON_AddNumberToObject(event, "centroids", line->centroids);
+        cJSON_AddNumberToObject(event, "centroid_sketch", (double)centroid_sketch);
+    }
     cJSON_AddNumberToObject(event, "queries_per_second", line->queries_per_second);
     fgmm__event_emit(event);
 }
@@ -272,9 +298,9 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
     FILE *file = fopen(csv_file, "w");
     if (file == NULL)
         return fgmm__fail(FGMM_ERR_RUNTIME, "%s: cannot be written: %s", csv_file, strerror(errno));
-    fprintf(file, "%s,recall@%d,scanned,distinct,queries_per_second%s\n",
+    fprintf(file, "%s,recall@%d,scanned,distinct,queries_per_second%s%s\n",
             target_list != NULL ? "recall_target,lists" : "nprobe", run->k,
-            skims(run) ? ",full,sketches" : "");
+            skims(run) ? ",full,sketches" : "", centroid_sketch > 0 ? ",centroids" : "");
     for (int i = 0; i < run->settings; i++) {
         if (lines[i].nprobe > 0)
             fprintf(file, "%d,", lines[i].nprobe);
@@ -285,6 +311,8 @@ static fgmm_status write_csv(const struct run *run, const struct line *lines)
         fprintf(file, ",%.3f,%.3f,%.1f", lines[i].scanned, lines[i].distinct, lines[i].queries_per_second);
         if (skims(run))
             fprintf(file, ",%.3f,%.3f", lines[i].full, lines[i].sketches);
+        if (centroid_sketch > 0)
+            fprintf(file, ",%.3f", lines[i].centroids);
         fprintf(file, "\n");
     }
     bool failed = ferror(file) != 0;
@@ -330,6 +358,7 @@ static fgmm_status search_all(struct run *run, fgmm_searcher *searcher, struct l
                                  .distinct = report->distinct,
                                  .full = report->full,
                                  .sketches = report->sketches,
+                                 .centroids = report->centroids,
                                  .queries_per_second = (double)run->n / report->seconds};
         if (speaker) {
             print_line(run, &lines[i]);
@@ -419,6 +448,7 @@ fgmm_status fgmm__cmd_search(int argc, char **argv)
                                                  : FGMM_PROBE_CENTROID;
     FGMM_TRY(fgmm__searcher_probe_by(searcher, order));
     fgmm__searcher_skip(searcher, keep_all == 0);
+    FGMM_TRY(fgmm__searcher_centroid_sketch(searcher, (int32_t)centroid_sketch));
     if (learn) {
         status = learn_rule(&run, searcher);
         goto cleanup;

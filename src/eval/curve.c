@@ -30,7 +30,7 @@ void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points)
 {
     double n = (double)table->queries;
     for (int32_t s = 0; s < table->settings; s++) {
-        int64_t hits[FGMM_EVAL_KS] = {0}, lists = 0, scanned = 0, distinct = 0, work = 0;
+        int64_t hits[FGMM_EVAL_KS] = {0}, lists = 0, scanned = 0, distinct = 0, work = 0, centroids = 0;
         for (int64_t q = 0; q < table->queries; q++) {
             const fgmm_eval_cell *cell = &table->cells[q * table->settings + s];
             for (int i = 0; i < FGMM_EVAL_KS; i++)
@@ -39,11 +39,13 @@ void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points)
             scanned += cell->scanned;
             distinct += cell->distinct;
             work += cell->work;
+            centroids += cell->centroids;
         }
         points[s] = (fgmm_eval_point){.lists = (double)lists / n,
                                       .scanned = (double)scanned / n,
                                       .distinct = (double)distinct / n,
-                                      .computed = (double)work / (n * table->dim)};
+                                      .computed = (double)work / (n * table->dim),
+                                      .centroids = (double)centroids / (n * table->dim)};
         for (int i = 0; i < FGMM_EVAL_KS; i++)
             points[s].recall[i] =
                 table->wanted[i] > 0 ? (double)hits[i] / (n * (double)table->wanted[i]) : NAN;
@@ -127,7 +129,7 @@ static void resample_once(const fgmm_eval_table *table, uint64_t seed, int32_t d
             continue;
         for (int32_t s = 0; s < settings; s++) {
             room->hits[s] += count * cells[s].hits[FGMM_EVAL_JUDGED];
-            room->paid[s] += count * cells[s].work;
+            room->paid[s] += count * (cells[s].work + cells[s].centroids);
         }
     }
     double n = (double)table->queries, wanted = n * table->wanted[FGMM_EVAL_JUDGED];

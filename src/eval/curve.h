@@ -15,7 +15,8 @@ typedef struct {
     int32_t hits[FGMM_EVAL_KS]; /* of the first 1, 10, 100 true neighbours */
     int32_t lists;
     int64_t scanned, distinct; /* vectors met; rows met */
-    int64_t work;              /* numbers of rows and sketches read: dim a distance, or m + 1 a sketch */
+    int64_t work; /* numbers read of rows, sketches and their directions: dim a distance, m + 1 a sketch */
+    int64_t centroids; /* ... of centroids and of sketches of theirs */
 } fgmm_eval_cell;
 
 /* All queries at all settings, from the cheapest to the dearest. Hits and costs of a query do not fall from
@@ -32,7 +33,8 @@ typedef struct {
 typedef struct {
     double recall[FGMM_EVAL_KS]; /* NaN where it is not known */
     double lists, scanned, distinct;
-    double computed; /* distances: work / dim */
+    double computed;  /* distances: work / dim */
+    double centroids; /* distances to them, likewise */
 } fgmm_eval_point;
 
 fgmm_status fgmm__table_create(int64_t queries, int32_t settings, int32_t dim, const int32_t *wanted,
@@ -52,10 +54,10 @@ fgmm_eval_place fgmm__curve_find(const double *recall, int32_t n, double target)
 /* What was paid there, linear between settings; NaN where the recall is not reached. cost: [n] */
 double fgmm__curve_cost(const double *cost, fgmm_eval_place place);
 
-/* Distances computed a query at each target of recall@10, over `resamples` drawings of as many queries as
- * there are, with replacement. out: [resamples][FGMM_EVAL_TARGETS], NaN where a drawing does not reach the
- * target. Drawing r of n queries is a function of (seed, r, n) alone, so that two curves over the same
- * queries are drawn alike and their ratios are paired. */
+/* Distances a query, to rows and centroids, at each target of recall@10, over `resamples` drawings of as many
+ * queries as there are, with replacement. out: [resamples][FGMM_EVAL_TARGETS], NaN where a drawing does not
+ * reach the target. Drawing r of n queries is a function of (seed, r, n) alone, so that two curves over the
+ * same queries are drawn alike and their ratios are paired. */
 fgmm_status fgmm__table_resample(const fgmm_eval_table *table, uint64_t seed, int32_t resamples, int threads,
                                  double *out);
 /* How often each of n queries is drawn; counts: [n] */

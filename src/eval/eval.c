@@ -118,7 +118,7 @@ fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_
                        const fgmm_eval_queries *test, const fgmm_eval_queries *train, fgmm_started *started,
                        fgmm_eval_told *told, fgmm_eval_report *out)
 {
-    enum { CURVES_A_VARIANT = 8 }; /* two orders, two ways of stopping, with and without sketches */
+    enum { CURVES_A_VARIANT = 16 }; /* two orders, two ways of stopping, with and without either sketches */
     fgmm_status status = FGMM_OK;
     fgmm_eval_report report = {.resamples = options->resamples};
     fgmm_judge judge = {

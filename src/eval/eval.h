@@ -15,6 +15,7 @@ typedef struct {
     int32_t max_lists, neighbors; /* as in building; 0 neighbours: its default */
     double lambda;                /* as in building; < 0: its default */
     int32_t sketch;               /* coordinates of a sketch: each curve once more with them; 0: none */
+    int32_t centroid_sketch;      /* the same of the centroids' */
     int32_t max_probes;           /* lists a query probes at most */
     int32_t repeats;              /* timed searches a setting, of which the fastest counts; 0: none */
     int32_t resamples;
@@ -26,7 +27,8 @@ typedef struct {
 /* What reaching a recall@10 costs a query; NaN where it is not reached (seconds: or not timed). */
 typedef struct {
     double lists, scanned, distinct, computed, seconds;
-    double training; /* computed, for the queries that the stop rule was learnt from */
+    double centroids; /* distances to them */
+    double training;  /* computed and centroids, for the queries that the stop rule was learnt from */
     /* Cost of the reference over this one, distances to rows and to centroids together, with 95 % of
      * resamples. */
     double ratio, low, high;
@@ -40,19 +42,19 @@ typedef struct {
 typedef struct {
     fgmm_eval_variant variant;
     fgmm_probe_order probe_by;
-    bool learnt;          /* stops by a rule learnt from training queries; else after a number of lists */
-    int32_t sketch;       /* 0: all distances are full */
-    double storage;       /* postings a row */
-    double bytes;         /* of vectors and sketches, a row */
-    int32_t centroids;    /* distances to them, a query */
-    double build_seconds; /* of the index */
+    bool learnt;             /* stops by a rule learnt from training queries; else after a number of lists */
+    int32_t sketch;          /* 0: all distances are full */
+    int32_t centroid_sketch; /* 0: all centroids' distances are computed */
+    double storage;          /* postings a row */
+    double bytes;            /* of vectors and sketches, a row */
+    double build_seconds;    /* of the index */
     int32_t settings;
     double *setting;                      /* [settings] lists or thresholds */
     fgmm_eval_point *points;              /* [settings] */
     double *seconds;                      /* [settings] a query; NaN where it was not timed */
     int32_t target_at[FGMM_EVAL_TARGETS]; /* learnt: setting of the threshold learnt for each target */
     fgmm_eval_cost costs[FGMM_EVAL_TARGETS];
-    double *drawn; /* [resamples][FGMM_EVAL_TARGETS] distances computed, see fgmm__table_resample */
+    double *drawn; /* [resamples][FGMM_EVAL_TARGETS] see fgmm__table_resample */
 } fgmm_eval_curve;
 
 typedef struct {
@@ -79,7 +81,7 @@ fgmm_status fgmm__eval_compare(const fgmm_eval_report *report, int32_t base, int
  * Where only this one has a posterior to probe by, the other's are probed by their centroids. */
 int32_t fgmm__eval_twin(const fgmm_eval_report *report, int32_t of, int32_t model);
 /* The curve that costs the training queries least at a target with at most `storage` postings a row, with or
- * without sketches; -1: none reaches it. */
+ * without sketches of the rows; -1: none reaches it. */
 int32_t fgmm__eval_choose(const fgmm_eval_report *report, int target, double storage, bool sketches);
 
 #endif

@@ -7,30 +7,25 @@
 #include "base/log.h"
 #include "ivf/index.h"
 
-/* How the index is searched. */
-typedef struct {
-    fgmm_probe_order order;
-    int32_t sketch; /* coordinates of the sketches used; 0: none are */
-} way;
-
 /* ---- a curve from its tables ---- */
 
-static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
-                                bool learnt, const double *setting, int32_t settings, fgmm_eval_curve *curve)
+static fgmm_status curve_create(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                                const fgmm_eval_way *way, bool learnt, const double *setting,
+                                int32_t settings, fgmm_eval_curve *curve)
 {
     fgmm_status status = FGMM_OK;
     *curve = (fgmm_eval_curve){.variant = *variant,
-                               .probe_by = how->order,
-                               .sketch = how->sketch,
+                               .probe_by = way->order,
+                               .sketch = way->sketch,
+                               .centroid_sketch = way->centroid_sketch,
                                .learnt = learnt,
                                .storage = judge->storage,
-                               .centroids = judge->searcher->index->k,
                                .build_seconds = judge->build_seconds,
                                .settings = settings};
     const fgmm_index *index = judge->searcher->index;
     double row_bytes = (double)index->dim * (double)fgmm_dtype_bytes(index->dtype);
     curve->bytes =
-        judge->storage * (row_bytes + (how->sketch > 0 ? (how->sketch + 1.0) * (double)sizeof(float) : 0));
+        judge->storage * (row_bytes + (way->sketch > 0 ? (way->sketch + 1.0) * (double)sizeof(float) : 0));
     FGMM_ALLOC(curve->setting, settings, "a curve");
     FGMM_ALLOC(curve->points, settings, "a curve");
     FGMM_ALLOC(curve->seconds, settings, "a curve");
@@ -44,7 +39,8 @@ cleanup:
 
 typedef struct {
     double recall[FGMM_EVAL_MOST_SETTINGS], lists[FGMM_EVAL_MOST_SETTINGS], scanned[FGMM_EVAL_MOST_SETTINGS],
-        distinct[FGMM_EVAL_MOST_SETTINGS], computed[FGMM_EVAL_MOST_SETTINGS];
+        distinct[FGMM_EVAL_MOST_SETTINGS], computed[FGMM_EVAL_MOST_SETTINGS],
+        centroids[FGMM_EVAL_MOST_SETTINGS];
 } columns;
 
 static void split(const fgmm_eval_point *points, int32_t n, columns *out)
@@ -55,6 +51,7 @@ static void split(const fgmm_eval_point *points, int32_t n, columns *out)
         out->scanned[s] = points[s].scanned;
         out->distinct[s] = points[s].distinct;
         out->computed[s] = points[s].computed;
+        out->centroids[s] = points[s].centroids;
     }
 }
 
@@ -68,6 +65,7 @@ static void cost_at_targets(fgmm_eval_curve *curve)
                                            .scanned = fgmm__curve_cost(c.scanned, place),
                                            .distinct = fgmm__curve_cost(c.distinct, place),
                                            .computed = fgmm__curve_cost(c.computed, place),
+                                           .centroids = fgmm__curve_cost(c.centroids, place),
                                            .seconds = NAN,
                                            .training = NAN};
     }
@@ -81,9 +79,10 @@ static fgmm_status cost_in_training(const fgmm_eval_table *table, fgmm_eval_curv
     FGMM_ALLOC(points, table->settings, "a curve");
     fgmm__table_means(table, points);
     split(points, table->settings, &c);
-    for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
-        curve->costs[t].training =
-            fgmm__curve_cost(c.computed, fgmm__curve_find(c.recall, table->settings, fgmm__eval_targets[t]));
+    for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
+        fgmm_eval_place place = fgmm__curve_find(c.recall, table->settings, fgmm__eval_targets[t]);
+        curve->costs[t].training = fgmm__curve_cost(c.computed, place) + fgmm__curve_cost(c.centroids, place);
+    }
 cleanup:
     free(points);
     return status;
@@ -123,15 +122,18 @@ static fgmm_status time_setting(const fgmm_judge *judge, const fgmm_stop_rule *r
         curve->seconds[s] = fmin(curve->seconds[s], report.seconds / (double)test->n);
         fgmm__progress_add(test->n);
     }
-    double computed = report.full + report.sketches * (curve->sketch + 1) / judge->searcher->index->dim;
+    double computed =
+        report.full + report.sketches * (curve->sketch + 1) / judge->searcher->index->dim + curve->sketch;
     if (fabs(computed - point->computed) > 1e-9 * point->computed ||
+        fabs(report.centroids - point->centroids) > 1e-9 * point->centroids ||
         fabs(report.distinct - point->distinct) > 1e-9 * point->distinct ||
         fabs(report.scanned - point->scanned) > 1e-9 * point->scanned)
         FGMM_FAIL(
             FGMM_ERR_RUNTIME,
-            "%s: a search met %.3f rows a query and computed %.3f distances, foretold were %.3f and %.3f: "
-            "this is a fault of the program's",
-            judge->options->index, report.distinct, computed, point->distinct, point->computed);
+            "%s: a search met %.3f rows a query and computed %.3f distances and %.3f to centroids, foretold "
+            "were %.3f, %.3f and %.3f: this is a fault of the program's",
+            judge->options->index, report.distinct, computed, report.centroids, point->distinct,
+            point->computed, point->centroids);
     double recall = fgmm__recall(ids, k, test->truth, test->truth_k, test->n);
     if (fabs(recall - point->recall[FGMM_EVAL_JUDGED]) > 1e-3)
         fgmm__warn(
@@ -229,8 +231,9 @@ static fgmm_eval_curve *next_curve(const fgmm_judge *judge)
     return &judge->report->curves[judge->report->n++];
 }
 
-static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
-                               const fgmm_eval_trace *test, const fgmm_eval_trace *train)
+static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                               const fgmm_eval_way *way, const fgmm_eval_trace *test,
+                               const fgmm_eval_trace *train)
 {
     fgmm_status status = FGMM_OK;
     fgmm_eval_table test_table = {.queries = 0}, train_table = {.queries = 0};
@@ -239,10 +242,9 @@ static fgmm_status judge_fixed(const fgmm_judge *judge, const fgmm_eval_variant 
     double setting[FGMM_EVAL_MOST_SETTINGS];
     for (int32_t s = 0; s < settings; s++)
         setting[s] = nprobe[s];
-    FGMM_TRY(fgmm__trace_fixed(judge->comm, test, judge->test, nprobe, settings, how->sketch, &test_table));
-    FGMM_TRY(
-        fgmm__trace_fixed(judge->comm, train, judge->train, nprobe, settings, how->sketch, &train_table));
-    status = curve_create(judge, variant, how, false, setting, settings, curve);
+    FGMM_TRY(fgmm__trace_fixed(judge->comm, test, judge->test, nprobe, settings, way, &test_table));
+    FGMM_TRY(fgmm__trace_fixed(judge->comm, train, judge->train, nprobe, settings, way, &train_table));
+    status = curve_create(judge, variant, way, false, setting, settings, curve);
     if (status == FGMM_OK)
         status = fill(judge, &test_table, &train_table, curve);
     FGMM_TRY(fgmm__comm_agree(judge->comm, status));
@@ -255,8 +257,9 @@ cleanup:
     return status;
 }
 
-static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant, const way *how,
-                                const fgmm_eval_trace *test, const fgmm_eval_trace *train)
+static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                                const fgmm_eval_way *way, const fgmm_eval_trace *test,
+                                const fgmm_eval_trace *train)
 {
     fgmm_status status = FGMM_OK;
     fgmm_comm *comm = judge->comm;
@@ -264,16 +267,14 @@ static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant
     fgmm_eval_curve *curve = next_curve(judge);
     fgmm_stop_rule rule = {.k = fgmm__eval_ks[FGMM_EVAL_JUDGED],
                            .max_probes = train->lists,
-                           .probe_by = how->order,
+                           .probe_by = way->order,
                            .queries = judge->train->n};
     double thresholds[FGMM_EVAL_MOST_SETTINGS];
     FGMM_TRY(fgmm__stop_fit_shares(comm, train->x, train->to_come, &rule));
     int32_t settings = fgmm__plan_thresholds(&rule, thresholds);
-    FGMM_TRY(
-        fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, how->sketch, &test_table));
-    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, how->sketch,
-                                &train_table));
-    status = curve_create(judge, variant, how, true, thresholds, settings, curve);
+    FGMM_TRY(fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, way, &test_table));
+    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, way, &train_table));
+    status = curve_create(judge, variant, way, true, thresholds, settings, curve);
     if (status == FGMM_OK)
         status = fill(judge, &test_table, &train_table, curve);
     FGMM_TRY(fgmm__comm_agree(comm, status));
@@ -289,6 +290,21 @@ cleanup:
     return status;
 }
 
+/* Both ways of stopping. */
+static fgmm_status judge_way(const fgmm_judge *judge, const fgmm_eval_variant *variant,
+                             const fgmm_eval_way *way, const fgmm_eval_trace *test,
+                             const fgmm_eval_trace *train)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__searcher_skip(judge->searcher, way->sketch > 0);
+    FGMM_TRY(fgmm__searcher_centroid_sketch(judge->searcher, way->centroid_sketch));
+    FGMM_TRY(judge_fixed(judge, variant, way, test, train));
+    if (test->lists > 1)
+        FGMM_TRY(judge_learnt(judge, variant, way, test, train));
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__judge(fgmm_judge *judge, const fgmm_eval_variant *variant, fgmm_probe_order order)
 {
     fgmm_status status = FGMM_OK;
@@ -297,18 +313,20 @@ fgmm_status fgmm__judge(fgmm_judge *judge, const fgmm_eval_variant *variant, fgm
             neighbors = fgmm__eval_ks[FGMM_EVAL_JUDGED];
     fgmm_eval_trace test = {.n = 0}, train = {.n = 0};
     FGMM_TRY(fgmm__searcher_probe_by(judge->searcher, order));
+    FGMM_TRY(fgmm__searcher_centroid_sketch(judge->searcher, options->centroid_sketch));
     fgmm__progress_begin(judge->what, "queries",
                          (judge->test->n + judge->train->n) / fgmm_comm_size(judge->comm));
     FGMM_TRY(fgmm__trace(judge->searcher, judge->train, lists, neighbors, &train));
     FGMM_TRY(fgmm__trace(judge->searcher, judge->test, lists, neighbors, &test));
     fgmm__progress_end();
-    for (int sketched = 0; sketched <= (options->sketch > 0); sketched++) {
-        way how = {.order = order, .sketch = sketched ? options->sketch : 0};
-        fgmm__searcher_skip(judge->searcher, sketched);
-        FGMM_TRY(judge_fixed(judge, variant, &how, &test, &train));
-        if (lists > 1)
-            FGMM_TRY(judge_learnt(judge, variant, &how, &test, &train));
-    }
+    for (int sketched = 0; sketched <= (options->sketch > 0); sketched++)
+        for (int coarse = 0; coarse <= (options->centroid_sketch > 0 && judge->searcher->posterior == NULL);
+             coarse++) {
+            fgmm_eval_way way = {.order = order,
+                                 .sketch = sketched ? options->sketch : 0,
+                                 .centroid_sketch = coarse ? options->centroid_sketch : 0};
+            FGMM_TRY(judge_way(judge, variant, &way, &test, &train));
+        }
 cleanup:
     fgmm__progress_end();
     fgmm__trace_free(&test);

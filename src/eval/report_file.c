@@ -45,35 +45,39 @@ static void quoted(FILE *file, const char *text)
 
 static const char head_of_curve[] = "model,algorithm,rule,replication,storage,probe_by,stop,sketch,centroids";
 
-static void write_head(FILE *file, const fgmm_eval_options *options, const fgmm_eval_curve *curve)
+/* centroids: distances to them. */
+static void write_head(FILE *file, const fgmm_eval_options *options, const fgmm_eval_curve *curve,
+                       double centroids)
 {
     const fgmm_eval_variant *variant = &curve->variant;
     quoted(file, options->names[variant->model]);
-    fprintf(file, ",%s,%s,%g,%.6f,%s,%s,%d,%d",
+    fprintf(file, ",%s,%s,%g,%.6f,%s,%s,%d",
             fgmm_algorithm_name(fgmm_model_algorithm(options->models[variant->model])),
             fgmm__rule_name(variant->rule), variant->replication, curve->storage,
-            fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->sketch,
-            curve->centroids);
+            fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->sketch);
+    field(file, "%.7g", centroids);
 }
 
 static void write_curves(FILE *file, const fgmm_eval_options *options, const fgmm_eval_facts *facts,
                          const fgmm_eval_report *report)
 {
     (void)facts;
-    fprintf(file, "%s,setting,recall@1,recall@10,recall@100,lists,scanned,distinct,computed,seconds\n",
+    fprintf(file,
+            "%s,setting,recall@1,recall@10,recall@100,lists,scanned,distinct,computed,seconds,"
+            "centroid_sketch\n",
             head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         for (int32_t s = 0; s < curve->settings; s++) {
             const fgmm_eval_point *point = &curve->points[s];
-            write_head(file, options, curve);
+            write_head(file, options, curve, point->centroids);
             field(file, "%.6g", curve->setting[s]);
             for (int i = 0; i < FGMM_EVAL_KS; i++)
                 field(file, "%.6f", point->recall[i]);
             fprintf(file, ",%.4f,%.3f,%.3f,%.3f", point->lists, point->scanned, point->distinct,
                     point->computed);
             field(file, "%.3e", curve->seconds[s]);
-            fputc('\n', file);
+            fprintf(file, ",%d\n", curve->centroid_sketch);
         }
     }
 }
@@ -85,19 +89,19 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
     fprintf(file,
             "%s,recall@10,lists,scanned,distinct,computed,computed_and_centroids,seconds,ratio,low,high,"
             "ratio_rows,"
-            "training_computed,bytes,model_ratio,model_low,model_high\n",
+            "training_computed_and_centroids,bytes,model_ratio,model_low,model_high,centroid_sketch\n",
             head_of_curve);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
             const fgmm_eval_cost *cost = &curve->costs[t];
-            write_head(file, options, curve);
+            write_head(file, options, curve, cost->centroids);
             field(file, "%g", fgmm__eval_targets[t]);
             field(file, "%.4f", cost->lists);
             field(file, "%.3f", cost->scanned);
             field(file, "%.3f", cost->distinct);
             field(file, "%.3f", cost->computed);
-            field(file, "%.3f", cost->computed + curve->centroids);
+            field(file, "%.3f", cost->computed + cost->centroids);
             field(file, "%.3e", cost->seconds);
             field(file, "%.4f", cost->ratio);
             field(file, "%.4f", cost->low);
@@ -108,7 +112,7 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
             field(file, "%.4f", cost->model);
             field(file, "%.4f", cost->model_low);
             field(file, "%.4f", cost->model_high);
-            fputc('\n', file);
+            fprintf(file, ",%d\n", curve->centroid_sketch);
         }
     }
 }
@@ -137,6 +141,7 @@ static void describe(cJSON *object, const fgmm_eval_options *options, const fgmm
     cJSON_AddStringToObject(object, "probe_by", fgmm__order_name(curve->probe_by));
     cJSON_AddStringToObject(object, "stop", fgmm__stop_name(curve->learnt));
     put(object, "sketch", curve->sketch);
+    put(object, "centroid_sketch", curve->centroid_sketch);
 }
 
 static void add_points(cJSON *object, const fgmm_eval_curve *curve)
@@ -155,6 +160,7 @@ static void add_points(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "scanned", point->scanned);
         put(one, "distinct", point->distinct);
         put(one, "computed", point->computed);
+        put(one, "centroids", point->centroids);
         put(one, "seconds", curve->seconds[s]);
     }
 }
@@ -170,13 +176,13 @@ static void add_costs(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "scanned", cost->scanned);
         put(one, "distinct", cost->distinct);
         put(one, "computed", cost->computed);
-        put(one, "computed_and_centroids", cost->computed + curve->centroids);
+        put(one, "computed_and_centroids", cost->computed + cost->centroids);
         put(one, "seconds", cost->seconds);
         put(one, "ratio", cost->ratio);
         put(one, "low", cost->low);
         put(one, "high", cost->high);
         put(one, "ratio_rows", cost->ratio_rows);
-        put(one, "training_computed", cost->training);
+        put(one, "training_computed_and_centroids", cost->training);
         put(one, "model_ratio", cost->model);
         put(one, "model_low", cost->model_low);
         put(one, "model_high", cost->model_high);
@@ -196,6 +202,7 @@ static void add_targets(cJSON *object, const fgmm_eval_curve *curve)
         put(one, "lists", point->lists);
         put(one, "distinct", point->distinct);
         put(one, "computed", point->computed);
+        put(one, "centroids", point->centroids);
     }
 }
 
@@ -204,7 +211,6 @@ static void add_curve(cJSON *curves, const fgmm_eval_options *options, const fgm
     cJSON *object = new_object(curves);
     describe(object, options, curve);
     put(object, "bytes", curve->bytes);
-    put(object, "centroids", curve->centroids);
     put(object, "build_seconds", options->repeats > 0 ? curve->build_seconds : NAN);
     add_costs(object, curve);
     if (curve->learnt)

@@ -47,6 +47,7 @@ void fgmm__trace_free(fgmm_eval_trace *trace)
     free(trace->scanned);
     free(trace->distinct);
     free(trace->found_at);
+    free(trace->numbers);
     free(trace->costs);
     free(trace->x);
     free(trace->to_come);
@@ -60,6 +61,7 @@ static fgmm_status make_room(fgmm_eval_trace *trace, bool sketched)
     FGMM_ALLOC(trace->scanned, steps, "what queries met");
     FGMM_ALLOC(trace->distinct, steps, "what queries met");
     FGMM_ALLOC(trace->found_at, trace->n * trace->truth_k, "what queries met");
+    FGMM_ALLOC(trace->numbers, steps, "what queries met");
     if (sketched)
         FGMM_ALLOC(trace->costs, steps, "what queries met");
     if (trace->lists > 1) {
@@ -68,6 +70,16 @@ static fgmm_status make_room(fgmm_eval_trace *trace, bool sketched)
     }
 cleanup:
     return status;
+}
+
+/* Finds the lists of a batch one by one. */
+static void find_lists(fgmm_searcher *searcher, fgmm_probes *probes, int64_t at, fgmm_eval_trace *trace)
+{
+    for (int32_t p = 0; p < trace->lists; p++) {
+        fgmm__probes_find(searcher, probes, NULL, 0, p + 1);
+        for (int64_t q = 0; q < probes->n; q++)
+            trace->numbers[(at + q) * trace->lists + p] = fgmm__probes_numbers(searcher, probes, q);
+    }
 }
 
 /* Walks the postings of the query's lists in probing order. */
@@ -111,13 +123,14 @@ static fgmm_status walk_all(fgmm_searcher *searcher, const fgmm_eval_queries *qu
                             fgmm_eval_trace *trace)
 {
     fgmm_status status = FGMM_OK;
-    int64_t step = fgmm__batch_size(1, trace->lists);
+    int64_t step = fgmm__searcher_batch(searcher, 1, trace->lists);
     int32_t dim = searcher->index->dim;
     fgmm_probes probes = {.n = 0};
     for (int64_t at = 0; at < trace->n; at += step) {
         int64_t n = trace->n - at < step ? trace->n - at : step;
         FGMM_TRY(fgmm__probes_choose(searcher, queries->rows + (begin + at) * dim, n, trace->lists, false,
                                      &probes));
+        find_lists(searcher, &probes, at, trace);
         for (int64_t q = 0; q < n; q++) {
             FGMM_TRY(walk(searcher, probes.probes + q * trace->lists,
                           queries->truth + (begin + at + q) * queries->truth_k, trace, at + q));
@@ -135,8 +148,9 @@ cleanup:
 static fgmm_status skim_all(fgmm_searcher *searcher, const float *rows, int32_t k, fgmm_eval_trace *trace)
 {
     fgmm_status status = FGMM_OK;
-    const int64_t most = 4096; /* queries that remember which rows they met */
-    int64_t step = fgmm__batch_size(k, trace->lists) < most ? fgmm__batch_size(k, trace->lists) : most;
+    int64_t step;
+    fgmm__searcher_skip(searcher, true);
+    step = fgmm__searcher_batch(searcher, k, trace->lists);
     for (int64_t at = 0; at < trace->n && status == FGMM_OK; at += step)
         status = fgmm__adaptive_costs(searcher, rows + at * trace->dim,
                                       trace->n - at < step ? trace->n - at : step, k, trace->lists,
@@ -156,6 +170,7 @@ fgmm_status fgmm__trace(fgmm_searcher *searcher, const fgmm_eval_queries *querie
     fgmm_eval_trace trace = {.n = queries->n * (rank + 1) / size - begin,
                              .lists = lists,
                              .dim = searcher->index->dim,
+                             .centroids = searcher->index->k,
                              .truth_k = queries->truth_k < most ? queries->truth_k : most};
     status = lists > 1 ? fgmm__stop_check(searcher->index, queries->n, k, lists) : FGMM_OK;
     if (status == FGMM_OK)
@@ -177,15 +192,21 @@ cleanup:
 
 /* ---- tables ---- */
 
-static fgmm_eval_cell cell_after(const fgmm_eval_trace *trace, int64_t q, int32_t lists, int32_t sketch)
+/* known: lists that were found, of which the first `lists` were probed. */
+static fgmm_eval_cell cell_after(const fgmm_eval_trace *trace, int64_t q, int32_t lists, int32_t known,
+                                 const fgmm_eval_way *way)
 {
     int64_t after = q * trace->lists + lists - 1;
     fgmm_eval_cell cell = {.lists = lists,
                            .scanned = trace->scanned[after],
                            .distinct = trace->distinct[after],
-                           .work = trace->distinct[after] * trace->dim};
-    if (sketch > 0)
-        cell.work = trace->costs[after].full * trace->dim + trace->costs[after].sketches * (sketch + 1);
+                           .work = trace->distinct[after] * trace->dim,
+                           .centroids = (int64_t)trace->centroids * trace->dim};
+    if (way->sketch > 0) /* the query has a sketch, too */
+        cell.work = (trace->costs[after].full + way->sketch) * trace->dim +
+                    trace->costs[after].sketches * (way->sketch + 1);
+    if (way->centroid_sketch > 0)
+        cell.centroids = trace->numbers[q * trace->lists + known - 1];
     const int32_t *found_at = trace->found_at + q * trace->truth_k;
     for (int i = 0; i < FGMM_EVAL_KS; i++)
         for (int32_t place = 0; place < fgmm__eval_ks[i] && place < trace->truth_k; place++)
@@ -216,7 +237,8 @@ cleanup:
 }
 
 fgmm_status fgmm__trace_fixed(fgmm_comm *comm, const fgmm_eval_trace *trace, const fgmm_eval_queries *queries,
-                              const int32_t *nprobe, int32_t settings, int32_t sketch, fgmm_eval_table *out)
+                              const int32_t *nprobe, int32_t settings, const fgmm_eval_way *way,
+                              fgmm_eval_table *out)
 {
     fgmm_status status = FGMM_OK;
     fgmm_eval_cell *mine = NULL;
@@ -224,16 +246,24 @@ fgmm_status fgmm__trace_fixed(fgmm_comm *comm, const fgmm_eval_trace *trace, con
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int64_t q = 0; q < trace->n; q++)
         for (int32_t s = 0; s < settings; s++)
-            mine[q * settings + s] = cell_after(trace, q, nprobe[s], sketch);
+            mine[q * settings + s] = cell_after(trace, q, nprobe[s], nprobe[s], way);
     FGMM_TRY(gather(comm, mine, queries, settings, trace->dim, out));
 cleanup:
     free(mine);
     return status;
 }
 
+/* Lists found when a query has probed so many: the next one, too, by which it is decided. */
+static int32_t known_after(const fgmm_eval_trace *trace, int32_t lists)
+{
+    int32_t known = lists + 1 > FGMM_STOP_NEAR ? lists + 1 : FGMM_STOP_NEAR;
+    return known < trace->lists ? known : trace->lists;
+}
+
 /* A query stops after the first list where the rule expects less than the threshold. */
 static void stop_at(const fgmm_eval_trace *trace, int64_t q, const fgmm_stop_rule *rule,
-                    const double *thresholds, int32_t settings, int32_t sketch, fgmm_eval_cell *cells)
+                    const double *thresholds, int32_t settings, const fgmm_eval_way *way,
+                    fgmm_eval_cell *cells)
 {
     int32_t s = 0, stops = trace->lists - 1;
     double least = INFINITY;
@@ -242,15 +272,15 @@ static void stop_at(const fgmm_eval_trace *trace, int64_t q, const fgmm_stop_rul
         if (trace->to_come[at] >= 0) /* else fewer than k rows were met: the search goes on */
             least = fmin(least, fgmm__poisson_expect(&rule->to_come, trace->x + at * FGMM_STOP_FEATURES));
         while (s < settings && least < thresholds[s])
-            cells[s++] = cell_after(trace, q, p + 1, sketch);
+            cells[s++] = cell_after(trace, q, p + 1, known_after(trace, p + 1), way);
     }
     while (s < settings)
-        cells[s++] = cell_after(trace, q, trace->lists, sketch);
+        cells[s++] = cell_after(trace, q, trace->lists, trace->lists, way);
 }
 
 fgmm_status fgmm__trace_learnt(fgmm_comm *comm, const fgmm_eval_trace *trace,
                                const fgmm_eval_queries *queries, const fgmm_stop_rule *rule,
-                               const double *thresholds, int32_t settings, int32_t sketch,
+                               const double *thresholds, int32_t settings, const fgmm_eval_way *way,
                                fgmm_eval_table *out)
 {
     fgmm_status status = FGMM_OK;
@@ -258,7 +288,7 @@ fgmm_status fgmm__trace_learnt(fgmm_comm *comm, const fgmm_eval_trace *trace,
     status = fgmm__alloc((size_t)trace->n * (size_t)settings, sizeof *mine, "a curve", (void **)&mine);
     FGMM_TRY(fgmm__comm_agree(comm, status));
     for (int64_t q = 0; q < trace->n; q++)
-        stop_at(trace, q, rule, thresholds, settings, sketch, mine + q * settings);
+        stop_at(trace, q, rule, thresholds, settings, way, mine + q * settings);
     FGMM_TRY(gather(comm, mine, queries, settings, trace->dim, out));
 cleanup:
     free(mine);

@@ -17,12 +17,13 @@ typedef struct {
 /* Of this rank's queries [n r/R, n (r+1)/R) of the whole. */
 typedef struct {
     int64_t n;
-    int32_t lists; /* probed in all */
-    int32_t dim;
-    int32_t truth_k;       /* neighbours looked for */
-    int64_t *scanned;      /* [n][lists] postings in the first 1, 2, ... lists */
-    int64_t *distinct;     /* [n][lists] different rows among them */
-    int32_t *found_at;     /* [n][truth_k] lists after which the neighbour was met; INT32_MAX: not in these */
+    int32_t lists;          /* probed in all */
+    int32_t dim, centroids; /* of the index */
+    int32_t truth_k;        /* neighbours looked for */
+    int64_t *scanned;       /* [n][lists] postings in the first 1, 2, ... lists */
+    int64_t *distinct;      /* [n][lists] different rows among them */
+    int32_t *found_at; /* [n][truth_k] lists after which the neighbour was met; INT32_MAX: not in these */
+    int64_t *numbers;  /* [n][lists] read to find the first 1, 2, ... lists by sketches of the centroids */
     fgmm_skim_cost *costs; /* [n][lists] of the index's sketches; NULL where it has none */
     float *x;              /* [n][lists-1][FGMM_STOP_FEATURES] as fgmm__stop_trace; NULL where lists is 1 */
     int32_t *to_come;      /* [n][lists-1] */
@@ -33,14 +34,21 @@ fgmm_status fgmm__trace(fgmm_searcher *searcher, const fgmm_eval_queries *querie
                         fgmm_eval_trace *out);
 void fgmm__trace_free(fgmm_eval_trace *trace); /* of a zeroed one, too */
 
-/* Collective: the whole table, on every rank, at fixed numbers of lists, ascending. sketch: how many
- * coordinates the index's have; 0: as if it had none. */
+/* How an index is searched. */
+typedef struct {
+    fgmm_probe_order order;
+    int32_t sketch;          /* coordinates of the rows' sketches; 0: as if there were none */
+    int32_t centroid_sketch; /* of the centroids' (the searcher's when it was traced); 0 likewise */
+} fgmm_eval_way;
+
+/* Collective: the whole table, on every rank, at fixed numbers of lists, ascending. */
 fgmm_status fgmm__trace_fixed(fgmm_comm *comm, const fgmm_eval_trace *trace, const fgmm_eval_queries *queries,
-                              const int32_t *nprobe, int32_t settings, int32_t sketch, fgmm_eval_table *out);
+                              const int32_t *nprobe, int32_t settings, const fgmm_eval_way *way,
+                              fgmm_eval_table *out);
 /* ... and under the stop rule at thresholds, descending. */
 fgmm_status fgmm__trace_learnt(fgmm_comm *comm, const fgmm_eval_trace *trace,
                                const fgmm_eval_queries *queries, const fgmm_stop_rule *rule,
-                               const double *thresholds, int32_t settings, int32_t sketch,
+                               const double *thresholds, int32_t settings, const fgmm_eval_way *way,
                                fgmm_eval_table *out);
 
 #endif

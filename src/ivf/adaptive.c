@@ -9,7 +9,6 @@ typedef struct {
     fgmm_searcher *searcher;
     fgmm_probes probes;
     fgmm_top *top;
-    double *distances;       /* [n][nprobe] squared, to the centroids of the lists */
     fgmm_stop_state *states; /* [n] */
     int32_t *going, n_going; /* queries that have not stopped */
     fgmm_neighbor *before;   /* [n][k] the neighbours before the present round */
@@ -21,27 +20,10 @@ static void rounds_free(rounds *r)
 {
     fgmm__probes_free(&r->probes);
     fgmm__top_destroy(r->top);
-    free(r->distances);
     free(r->states);
     free(r->going);
     free(r->before);
     free(r->before_count);
-}
-
-static void measure_centroids(rounds *r)
-{
-    const fgmm_index *index = r->searcher->index;
-    const fgmm_probes *probes = &r->probes;
-    int32_t dim = index->dim;
-#pragma omp parallel for num_threads(r->searcher->place.backend->threads) schedule(static)
-    for (int64_t i = 0; i < probes->n * probes->nprobe; i++) {
-        const float *query = probes->queries + i / probes->nprobe * dim;
-        const float *centroid = index->centroids + probes->probes[i] * dim;
-        double sum = 0;
-        for (int32_t d = 0; d < dim; d++)
-            sum += ((double)query[d] - (double)centroid[d]) * ((double)query[d] - (double)centroid[d]);
-        r->distances[i] = sum;
-    }
 }
 
 static fgmm_status rounds_begin(rounds *r, fgmm_searcher *searcher, const float *queries, int64_t n,
@@ -51,16 +33,16 @@ static fgmm_status rounds_begin(rounds *r, fgmm_searcher *searcher, const float 
     r->searcher = searcher;
     FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, skip, &r->probes));
     FGMM_TRY(fgmm__top_create(n, k, searcher->index->multi, &r->top));
-    FGMM_ALLOC(r->distances, n * nprobe, "probes");
     FGMM_ALLOC(r->states, n, "probes");
     FGMM_ALLOC(r->going, n, "probes");
     FGMM_ALLOC(r->before, n * k, "neighbours");
     FGMM_ALLOC(r->before_count, n, "neighbours");
-    measure_centroids(r);
+    fgmm__probes_find(searcher, &r->probes, NULL, 0, nprobe < FGMM_STOP_NEAR ? nprobe : FGMM_STOP_NEAR);
+    FGMM_TRY(fgmm__probes_measure(searcher, &r->probes));
     r->n_going = (int32_t)n;
     for (int32_t q = 0; q < n; q++) {
         r->going[q] = q;
-        fgmm__stop_begin(&r->states[q], r->distances + (int64_t)q * nprobe, nprobe);
+        fgmm__stop_begin(&r->states[q], r->probes.distances + (int64_t)q * nprobe, nprobe);
     }
 cleanup:
     return status;
@@ -100,6 +82,8 @@ static fgmm_status rounds_next(rounds *r)
         fgmm__stop_advance(&r->states[q], (int64_t)fgmm__index_list_size(index, list), inserted(r, q));
     }
     r->done++;
+    if (r->done < r->probes.nprobe) /* what comes next is part of deciding whether it does */
+        fgmm__probes_find(r->searcher, &r->probes, r->going, r->n_going, r->done + 1);
 cleanup:
     return status;
 }
@@ -110,7 +94,7 @@ static bool features(const rounds *r, int32_t query, float *x)
     const fgmm_top *top = r->top;
     if (top->count[query] < top->k)
         return false;
-    fgmm__stop_features(&r->states[query], r->distances[(int64_t)query * r->probes.nprobe + r->done],
+    fgmm__stop_features(&r->states[query], r->probes.distances[(int64_t)query * r->probes.nprobe + r->done],
                         fgmm__top_bound(top, query), x);
     return true;
 }
@@ -188,6 +172,7 @@ fgmm_status fgmm__adaptive_trace(fgmm_searcher *searcher, const float *queries, 
     int64_t steps = max_probes - 1;
     FGMM_ALLOC(farthest, n, "neighbours");
     FGMM_TRY(rounds_begin(&r, searcher, queries, n, k, max_probes, false));
+    fgmm__probes_find(searcher, &r.probes, NULL, 0, max_probes);
     FGMM_TRY(find_farthest(&r, farthest));
     while (r.done < steps) {
         FGMM_TRY(rounds_next(&r));

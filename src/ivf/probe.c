@@ -16,6 +16,9 @@ void fgmm__probes_free(fgmm_probes *probes)
     free(probes->probes);
     free(probes->begin);
     free(probes->visitors);
+    free(probes->distances);
+    free(probes->found);
+    fgmm__near_lists_destroy(probes->near);
     fgmm__skim_destroy(probes->skim);
     *probes = (fgmm_probes){.n = 0};
 }
@@ -42,6 +45,17 @@ cleanup:
     return status;
 }
 
+static fgmm_status begin_coarse(const fgmm_searcher *searcher, fgmm_probes *probes)
+{
+    fgmm_status status = FGMM_OK;
+    FGMM_ALLOC(probes->found, probes->n, "probes");
+    FGMM_ALLOC(probes->distances, probes->n * probes->nprobe, "probes");
+    FGMM_TRY(fgmm__near_lists_create(searcher->coarse, probes->queries, probes->n,
+                                     searcher->place.backend->threads, &probes->near));
+cleanup:
+    return status;
+}
+
 fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
                                 bool skip, fgmm_probes *probes)
 {
@@ -56,10 +70,54 @@ fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, i
     FGMM_TRY(fgmm__workplace_queries(&searcher->place, index->metric, queries, n, index->dim));
     if (searcher->posterior != NULL)
         FGMM_TRY(fgmm__posterior_order(searcher->posterior, queries, n, nprobe, probes->probes));
+    else if (searcher->coarse != NULL)
+        FGMM_TRY(begin_coarse(searcher, probes));
     else
         FGMM_TRY(choose_by_centroid(searcher, probes));
 cleanup:
     return status;
+}
+
+void fgmm__probes_find(const fgmm_searcher *searcher, fgmm_probes *probes, const int32_t *some,
+                       int64_t n_some, int32_t count)
+{
+    int64_t n = some != NULL ? n_some : probes->n;
+    if (probes->near == NULL)
+        return;
+#pragma omp parallel for num_threads(searcher->place.backend->threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        int64_t query = some != NULL ? some[i] : i, at = query * probes->nprobe;
+        for (; probes->found[query] < count; probes->found[query]++)
+            probes->probes[at + probes->found[query]] =
+                fgmm__near_lists_next(probes->near, query, &probes->distances[at + probes->found[query]]);
+    }
+}
+
+fgmm_status fgmm__probes_measure(const fgmm_searcher *searcher, fgmm_probes *probes)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_index *index = searcher->index;
+    int32_t dim = index->dim;
+    if (probes->near != NULL)
+        return FGMM_OK;
+    FGMM_ALLOC(probes->distances, probes->n * probes->nprobe, "probes");
+#pragma omp parallel for num_threads(searcher->place.backend->threads) schedule(static)
+    for (int64_t i = 0; i < probes->n * probes->nprobe; i++) {
+        const float *query = probes->queries + i / probes->nprobe * dim;
+        const float *centroid = index->centroids + probes->probes[i] * dim;
+        double sum = 0;
+        for (int32_t d = 0; d < dim; d++)
+            sum += ((double)query[d] - (double)centroid[d]) * ((double)query[d] - (double)centroid[d]);
+        probes->distances[i] = sum;
+    }
+cleanup:
+    return status;
+}
+
+int64_t fgmm__probes_numbers(const fgmm_searcher *searcher, const fgmm_probes *probes, int64_t q)
+{
+    const fgmm_index *index = searcher->index;
+    return probes->near != NULL ? fgmm__near_lists_numbers(probes->near, q) : (int64_t)index->k * index->dim;
 }
 
 /* A counting sort of (query, list) pairs by list. */
@@ -128,6 +186,7 @@ fgmm_status fgmm__probes_count(fgmm_searcher *searcher, const fgmm_probes *probe
     tally->scanned += met;
     tally->distinct += different;
     tally->full += different;
+    tally->numbers += fgmm__probes_numbers(searcher, probes, q);
     if (probes->skim != NULL) {
         fgmm_skim_cost cost = fgmm__skim_cost_of(probes->skim, q);
         tally->full += cost.full - different;

@@ -3,6 +3,7 @@
 #ifndef FGMM_IVF_PROBE_H
 #define FGMM_IVF_PROBE_H
 
+#include "ivf/coarse.h"
 #include "ivf/distinct.h"
 #include "ivf/posterior.h"
 #include "ivf/scan.h"
@@ -22,6 +23,7 @@ struct fgmm_searcher {
     fgmm_distinct *distinct; /* NULL where rows are in one list */
     fgmm_probe_order probe_by;
     fgmm_posterior *posterior; /* NULL: lists are probed by their centroids */
+    fgmm_coarse *coarse;       /* which finds the nearest centroids; NULL: the backend, by all distances */
     bool skip;                 /* rows that the index's sketches rule out */
     /* Where the backend searches lists itself (device_search.h), from the first such search on. */
     fgmm_backend_lists *device_lists;
@@ -34,21 +36,34 @@ typedef struct {
     const float *queries; /* [n][dim] */
     int64_t n;
     int32_t nprobe;
-    int64_t *probes;   /* [n][nprobe] lists in probing order */
+    int64_t *probes;   /* [n][nprobe] lists in probing order; where `near` finds them, those found so far */
     int64_t *begin;    /* [lists+1] where the queries of each list begin in `visitors` */
     int32_t *visitors; /* [n*nprobe] queries, list by list */
     fgmm_skim *skim;   /* what scans them; NULL: the backend, all rows */
+    double *distances; /* [n][nprobe] squared, to the lists' centroids; NULL until measured */
+    /* What finds the lists, one after the other; NULL: all are known. */
+    fgmm_near_lists *near;
+    int32_t *found; /* [n] by it, of each query */
 } fgmm_probes;
 
 /* Queries searched at once, so that neighbours and probes fit in memory. */
 int64_t fgmm__batch_size(int32_t k, int32_t nprobe);
 
-/* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. skip: scans
- * that go into one and the same top pass over rows by the index's sketches. What it allocated is freed by
- * fgmm__probes_free, after a failure too. */
+/* Hands the queries to the backend and chooses their lists; nprobe at most the number of lists. Where a
+ * coarse order finds them, no list is found yet. skip: scans that go into one and the same top pass over rows
+ * by the index's sketches. What it allocated is freed by fgmm__probes_free, after a failure too. */
 fgmm_status fgmm__probes_choose(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t nprobe,
                                 bool skip, fgmm_probes *probes);
 void fgmm__probes_free(fgmm_probes *probes);
+/* Finds the lists of some of the queries (some NULL: all) up to the first `count`, where a coarse order does.
+ */
+void fgmm__probes_find(const fgmm_searcher *searcher, fgmm_probes *probes, const int32_t *some,
+                       int64_t n_some, int32_t count);
+/* The distances to all centroids probed; where a coarse order finds the lists, it measures them as it does.
+ */
+fgmm_status fgmm__probes_measure(const fgmm_searcher *searcher, fgmm_probes *probes);
+/* Numbers read of centroids and their sketches for query q so far; dim of them are a distance. */
+int64_t fgmm__probes_numbers(const fgmm_searcher *searcher, const fgmm_probes *probes, int64_t q);
 /* Groups by list the probes [from, to) of some of the queries (some NULL: all). */
 void fgmm__probes_group(fgmm_probes *probes, int32_t lists, const int32_t *some, int64_t n_some, int32_t from,
                         int32_t to);
@@ -58,7 +73,8 @@ fgmm_status fgmm__probes_scan(fgmm_searcher *searcher, const fgmm_probes *probes
 /* What a search did, summed over queries. */
 typedef struct {
     int64_t lists, scanned, distinct, full, sketches;
-    double seconds; /* counting apart: a search that is not measured would not do it */
+    int64_t numbers; /* of centroids and their sketches, dim a distance */
+    double seconds;  /* counting apart: a search that is not measured would not do it */
 } fgmm_tally;
 
 /* Adds the postings in the first `count` lists of query q, the different rows among them, and what of them

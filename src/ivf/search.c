@@ -48,6 +48,7 @@ void fgmm__searcher_destroy(fgmm_searcher *searcher)
     fgmm__lists_destroy(searcher->lists);
     fgmm__distinct_destroy(searcher->distinct);
     fgmm__posterior_destroy(searcher->posterior);
+    fgmm__coarse_destroy(searcher->coarse);
     if (searcher->device_lists != NULL)
         searcher->place.backend->ops->lists_close(searcher->device_lists);
     free(searcher->feed);
@@ -78,6 +79,28 @@ void fgmm__searcher_skip(fgmm_searcher *searcher, bool skip)
     searcher->skip = skip && searcher->index->sketch != NULL && searcher->index->metric != FGMM_IP;
 }
 
+fgmm_status fgmm__searcher_centroid_sketch(fgmm_searcher *searcher, int32_t m)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__coarse_destroy(searcher->coarse);
+    searcher->coarse = NULL;
+    if (m != 0)
+        status = fgmm__coarse_create(searcher->comm, searcher->index, m, searcher->place.backend->threads,
+                                     &searcher->coarse);
+    return fgmm__comm_agree(searcher->comm, status);
+}
+
+int64_t fgmm__searcher_batch(const fgmm_searcher *searcher, int32_t k, int32_t nprobe)
+{
+    enum { SKIMMED = 4096 /* queries at once that remember which rows they met */ };
+    int64_t most = fgmm__batch_size(k, nprobe);
+    if (searcher->skip && searcher->index->multi && most > SKIMMED)
+        most = SKIMMED;
+    if (searcher->coarse != NULL && most > fgmm__coarse_batch(searcher->coarse))
+        most = fgmm__coarse_batch(searcher->coarse);
+    return most;
+}
+
 /* ---- one batch ---- */
 
 /* Skimming goes round by round, the nearest lists first: near rows found early rule out the more. */
@@ -102,6 +125,7 @@ static fgmm_status search_batch(fgmm_searcher *searcher, const float *queries, i
     double start = fgmm__seconds();
     FGMM_TRY(fgmm__top_create(n, k, searcher->index->multi, &top));
     FGMM_TRY(fgmm__probes_choose(searcher, queries, n, nprobe, searcher->skip, &probes));
+    fgmm__probes_find(searcher, &probes, NULL, 0, nprobe);
     FGMM_TRY(scan(searcher, &probes, top));
     fgmm__top_sort(top);
     fgmm__top_read(top, ids, distances);
@@ -116,10 +140,11 @@ cleanup:
 
 /* ---- all queries ---- */
 
-/* A batch is the device's own work, unless a rule asks after every list or rows are to be passed over. */
+/* A batch is the device's own work, unless a rule asks after every list or rows or centroids are to be passed
+ * over. */
 static bool on_device(const fgmm_searcher *searcher, const effort *how)
 {
-    return how->rule == NULL && !searcher->skip &&
+    return how->rule == NULL && !searcher->skip && searcher->coarse == NULL &&
            fgmm__device_search_serves(searcher->place.backend, how->k);
 }
 
@@ -138,10 +163,7 @@ static fgmm_status search_mine(fgmm_searcher *searcher, const float *queries, in
 {
     fgmm_status status = FGMM_OK;
     int32_t k = how->k;
-    enum { SKIMMED = 4096 /* queries at once that remember which rows they met */ };
-    int64_t step = fgmm__batch_size(k, how->nprobe);
-    if (searcher->skip && searcher->index->multi && step > SKIMMED)
-        step = SKIMMED;
+    int64_t step = fgmm__searcher_batch(searcher, k, how->nprobe);
     if (on_device(searcher, how))
         status = fgmm__device_search_open(searcher);
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step) {
@@ -195,14 +217,17 @@ static fgmm_status run(fgmm_searcher *searcher, const float *queries, int64_t n,
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.distinct, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.full, 1));
     FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.sketches, 1));
+    FGMM_TRY(fgmm__comm_sum_i64(comm, &tally.numbers, 1));
     FGMM_TRY(fgmm__comm_max_f64(comm, &tally.seconds, 1));
     if (report != NULL && n > 0)
-        *report = (fgmm_search_report){.scanned = (double)tally.scanned / (double)n,
-                                       .distinct = (double)tally.distinct / (double)n,
-                                       .full = (double)tally.full / (double)n,
-                                       .sketches = (double)tally.sketches / (double)n,
-                                       .seconds = tally.seconds,
-                                       .lists = (double)tally.lists / (double)n};
+        *report =
+            (fgmm_search_report){.scanned = (double)tally.scanned / (double)n,
+                                 .distinct = (double)tally.distinct / (double)n,
+                                 .full = (double)tally.full / (double)n,
+                                 .sketches = (double)tally.sketches / (double)n,
+                                 .centroids = (double)tally.numbers / ((double)n * searcher->index->dim),
+                                 .seconds = tally.seconds,
+                                 .lists = (double)tally.lists / (double)n};
 cleanup:
     free(counts);
     free(my_ids);

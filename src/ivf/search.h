@@ -22,6 +22,14 @@ fgmm_status fgmm__searcher_probe_by(fgmm_searcher *searcher, fgmm_probe_order or
  * until then, wherever it has any. */
 void fgmm__searcher_skip(fgmm_searcher *searcher, bool skip);
 
+/* Collective. The lists of the searches that follow are found by sketches of the centroids of m coordinates
+ * (ivf/coarse.h), on the host; 0, as until then: by all distances. Probing by a mixture's posterior computes
+ * them all whatever this says. FGMM_ERR_INPUT: m is above the dimension, or the index is for inner products.
+ */
+fgmm_status fgmm__searcher_centroid_sketch(fgmm_searcher *searcher, int32_t m);
+/* Queries of a rank searched at once, so that all that is kept of them fits in memory. */
+int64_t fgmm__searcher_batch(const fgmm_searcher *searcher, int32_t k, int32_t nprobe);
+
 /* Local. A cap on the GPU memory that lists take (0: what is free), for the first search and after. */
 void fgmm__searcher_device_memory(fgmm_searcher *searcher, int64_t bytes);
 

@@ -98,6 +98,21 @@ cleanup:
     return status;
 }
 
+fgmm_status fgmm__sketch_fit(fgmm_comm *comm, float *sample, int64_t n, int32_t dim, int32_t m, int threads,
+                             fgmm_sketch **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_sketch *sketch = NULL;
+    FGMM_TRY(make_room(m, dim, &sketch));
+    FGMM_TRY(fgmm__pca(comm, sample, n, dim, m, threads, sketch->mean, sketch->basis));
+    measure_share(sketch);
+    *out = sketch;
+    sketch = NULL;
+cleanup:
+    fgmm__sketch_destroy(sketch);
+    return status;
+}
+
 fgmm_status fgmm__sketch_of(const double *mean, const double *basis, int32_t m, int32_t dim, const char *file,
                             fgmm_sketch **out)
 {
@@ -177,9 +192,25 @@ double fgmm__sketch_slack(const fgmm_sketch *sketch, double length)
     return sketch->share * length + 0x1p-130;
 }
 
+/* Of sums of squares and of what is computed from them. */
+static double growth_of(const fgmm_sketch *sketch)
+{
+    return (sketch->dim + sketch->m + 64) * 4 * UNIT;
+}
+
 double fgmm__sketch_limit(const fgmm_sketch *sketch, double bound, double slack)
 {
-    double growth = (sketch->dim + sketch->m + 64) * 4 * UNIT; /* of sums of squares and of what is below */
+    double growth = growth_of(sketch);
     double reach = sqrt(bound) * (1 + growth) + slack;
     return reach * reach * (1 + growth) + DBL_MIN;
+}
+
+/* The limit of what is returned here is less than `apart`: each factor 1 - 2 growth makes up for one of the
+ * limit's 1 + growth, and for rounding. */
+double fgmm__sketch_least(const fgmm_sketch *sketch, double apart, double slack)
+{
+    double shrink = 1 - 2 * growth_of(sketch), reach = sqrt(apart) * shrink - slack;
+    if (!(reach > 0 && apart > 0x1p-900)) /* where DBL_MIN would count */
+        return 0;
+    return reach * reach * shrink * shrink;
 }

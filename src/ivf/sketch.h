@@ -26,6 +26,10 @@ typedef struct {
 /* Collective. The m principal directions of a seeded sample of the rows, the same on any number of ranks. */
 fgmm_status fgmm__sketch_create(fgmm_comm *comm, const fgmm_dataset *dataset, int32_t m, int threads,
                                 fgmm_sketch **out);
+/* Local but for fgmm__comm_tick. The m principal directions of a sample, [n][dim], which is centred in place.
+ */
+fgmm_status fgmm__sketch_fit(fgmm_comm *comm, float *sample, int64_t n, int32_t dim, int32_t m, int threads,
+                             fgmm_sketch **out);
 /* Local. From a mean [dim] and a basis [m][dim] read from a file, which are copied; FGMM_ERR_INPUT when the
  * basis is not orthonormal to far better than a sketch needs. */
 fgmm_status fgmm__sketch_of(const double *mean, const double *basis, int32_t m, int32_t dim, const char *file,
@@ -43,5 +47,8 @@ double fgmm__sketch_slack(const fgmm_sketch *sketch, double length);
  * than `bound`, the squared distance as searching computes it. slack: of the row's and the query's sketches
  * together. */
 double fgmm__sketch_limit(const fgmm_sketch *sketch, double bound, double slack);
+/* The other way round: what the squared distance, as searching computes it, is above (or zero) where the
+ * sketches' sum of squared differences is `apart`. */
+double fgmm__sketch_least(const fgmm_sketch *sketch, double apart, double slack);
 
 #endif

@@ -10,7 +10,7 @@ const double fgmm__stop_targets[FGMM_STOP_TARGETS] = {0.8, 0.9, 0.95, 0.98, 0.99
 
 void fgmm__stop_begin(fgmm_stop_state *state, const double *distances, int32_t n_lists)
 {
-    int32_t near = n_lists < 4 ? n_lists : 4;
+    int32_t near = n_lists < FGMM_STOP_NEAR ? n_lists : FGMM_STOP_NEAR;
     *state = (fgmm_stop_state){.first = distances[0]};
     for (int32_t i = 0; i < near; i++)
         state->near += distances[i] / near;

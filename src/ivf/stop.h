@@ -7,7 +7,11 @@
 #include "ivf/poisson.h"
 #include "ivf/search.h"
 
-enum { FGMM_STOP_FEATURES = 9, FGMM_STOP_TARGETS = 5 };
+enum {
+    FGMM_STOP_FEATURES = 9,
+    FGMM_STOP_TARGETS = 5,
+    FGMM_STOP_NEAR = 4 /* lists whose distances are known before the first is probed */
+};
 extern const double fgmm__stop_targets[FGMM_STOP_TARGETS]; /* of recall, ascending */
 
 typedef struct {
@@ -22,7 +26,7 @@ typedef struct {
 
 /* Where a query stands. Distances are squared. */
 typedef struct {
-    double first, near;   /* to the first list's centroid; mean to the first four lists' */
+    double first, near;   /* to the first list's centroid; mean to the first FGMM_STOP_NEAR lists' */
     int32_t probes;       /* lists probed */
     int64_t rows;         /* postings scanned in them */
     int32_t probes_since; /* since the k nearest changed */

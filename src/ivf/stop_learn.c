@@ -7,7 +7,7 @@ fgmm_status fgmm__stop_trace(fgmm_searcher *searcher, const float *queries, int6
                              int32_t max_probes, float *x, int32_t *to_come)
 {
     fgmm_status status = FGMM_OK;
-    int64_t step = fgmm__batch_size(k, max_probes), steps = max_probes - 1;
+    int64_t step = fgmm__searcher_batch(searcher, k, max_probes), steps = max_probes - 1;
     for (int64_t at = 0; at < n && status == FGMM_OK; at += step)
         status =
             fgmm__adaptive_trace(searcher, queries + at * searcher->index->dim, n - at < step ? n - at : step,

@@ -57,8 +57,9 @@ curve() {
         $8 == sketch { print $10 "," $12 "," $13 "," $15 "," $16 "," $17 }' one.csv
 }
 [ "$(column one.csv 'recall@10')" = 12 ] && [ "$(column one.csv computed)" = 17 ] || fail "columns moved: $(head -n 1 one.csv)"
-# computed FILE LINE: what a search of an index with sketches of 8 of 100 coordinates costs: full,sketches are its last fields.
-computed() { sed -n "$2p" "$1" | awk -F, '{ printf "%.3f", $(NF - 1) + $NF * 9 / 100 }'; }
+# computed FILE LINE: what a search of an index with sketches of 8 of 100 coordinates costs, the query's own sketch too: full,sketches
+# are its last fields.
+computed() { sed -n "$2p" "$1" | awk -F, '{ printf "%.3f", $(NF - 1) + $NF * 9 / 100 + 8 }'; }
 # near A B: to the rounding of what files hold.
 near() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a != "" && b != "" && a - b < 0.003 && b - a < 0.003) }'; }
 # beside MODEL RULE ORDER OPTIONS...: an index built and searched by hand.
@@ -99,6 +100,33 @@ beside gmm.h5 soar posterior --replication 1.5
 storage=$("$FGMM" build $data gmm.h5 -o index.h5 --assign soar --replication 1.5 | sed -n 's/^replication *\([0-9.]*\) .*/\1/p')
 grep -q "^\"gmm.h5\",gmm,soar,1.5,$storage," one.csv || fail "storage $storage is not told"
 
+# ---- centroids found by sketches of theirs: eval's own searches, which it checks, and search tell the same numbers ----
+coarse=(eval $data test.fbin --train-queries train.fbin --groundtruth truth.ibin --models kmeans.h5 --rules soar --replication 1.5 --sketch 8
+    --centroid-sketch 6 --resamples 50)
+"$FGMM" "${coarse[@]}" -o coarse >table
+[ "$(grep -c 'sketch 6 ' table)" = 8 ] && [ "$(grep -cE '^[a-z].* all ' table)" = 8 ] || fail "not each curve twice: $(cat table)"
+on 3 "${coarse[@]}" --repeats 0 -o coarse3 >/dev/null
+cmp <(cut -d, -f1-17,19 coarse.csv) <(cut -d, -f1-17,19 coarse3.csv) || fail "curves by sketches of centroids differ on 3 ranks"
+"$FGMM" build $data kmeans.h5 -o index.h5 --assign soar --replication 1.5 >/dev/null
+"$FGMM" search index.h5 train.fbin --learn-stop >/dev/null
+# told_by_eval STOP RECALL SCANNED: distances to centroids, all and by sketches.
+told_by_eval() {
+    awk -F, -v stop="$1" -v recall="$2" -v scanned="$3" '$3 == "soar" && $7 == stop && $8 == 0 && $12 == recall && $15 == scanned {
+        if ($19 == 6) sketched = $9; else all = $9 } END { print all, sketched }' coarse.csv
+}
+for setting in "fixed --nprobe 1,4,16" "learnt --recall-target 0.8,0.95"; do
+    read -r stop option list <<<"$setting"
+    "$FGMM" search index.h5 test.fbin "$option" "$list" --groundtruth truth.ibin --csv all.csv -o all.h5 >/dev/null
+    "$FGMM" search index.h5 test.fbin "$option" "$list" --groundtruth truth.ibin --centroid-sketch 6 --csv sketched.csv -o sketched.h5 >/dev/null
+    cmp all.h5 sketched.h5 || fail "$setting: other neighbours with --centroid-sketch"
+    while IFS=, read -r -a field; do
+        [ "$stop" = fixed ] || field=("${field[0]}" "${field[@]:2}")
+        read -r every found < <(told_by_eval "$stop" "${field[1]}" "${field[2]}")
+        [ "$every" = 32 ] && near "$found" "${field[5]}" ||
+            fail "$setting: search says ${field[*]}, eval $(told_by_eval "$stop" "${field[1]}" "${field[2]}")"
+    done < <(sed 1d sketched.csv)
+done
+
 # ---- a share to learn from, times, true neighbours computed or given ----
 small=(eval $data "$queries" --models kmeans.h5 --rules soar,need --replication 1.5 --resamples 50)
 "$FGMM" "${small[@]}" -o share >table
@@ -138,6 +166,10 @@ refused 2 'between 0 and 1' eval $data test.fbin --models gmm.h5 --train-share 1
 refused 2 'one of the queries to be judged' eval $data "$queries" --models gmm.h5 --train-queries train.fbin -o none
 refused 2 'neighbours of 200 queries, not of 100' eval $data test.fbin --models gmm.h5 --groundtruth ten.ibin -o none
 refused 2 'dimension of the rows' eval $data test.fbin --models gmm.h5 --sketch 101 -o none
+refused 2 'centroid-sketch 101: must be 0 to the dimension' eval $data test.fbin --models gmm.h5 --centroid-sketch 101 -o none
+refused 2 'centroid-sketch 101: must be 0 to the dimension' search index.h5 test.fbin --centroid-sketch 101
+refused 2 'not --probe-by posterior' search index.h5 test.fbin --centroid-sketch 4 --probe-by posterior
+refused 2 'leave it out' search index.h5 test.fbin --centroid-sketch 4 --learn-stop
 refused 2 'goes by distances' eval $data test.fbin --models gmm.h5 --metric ip -o none
 refused 2 'no-such.h5' eval $data test.fbin --models no-such.h5 -o none
 refused 2 'the folder' eval $data test.fbin --models gmm.h5 -o nowhere/none

@@ -1,6 +1,6 @@
 /* An index with sketches at 1 to 4 ranks: the file is the same byte for byte, a search that passes over rows
  * by them finds the same to the bit as one that does not, and passes over what a plain implementation would.
- */
+ * The same of centroids that are passed over by sketches of theirs. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -20,6 +20,7 @@
 #include "support/lists.h"
 #include "support/ranks.h"
 
+enum { CENTROID_SKETCH = 5 };
 enum { ROWS = 4500, K = 40, DIM = 12, M = 4, QUERIES = 61, NEAREST = 9 };
 
 static fgmm_test_clusters clusters;
@@ -112,18 +113,25 @@ typedef struct {
     fgmm_search_report report;
 } found;
 
-static bool search(fgmm_comm *ranks, const fgmm_index *index, int threads, bool skip, int32_t nprobe,
-                   found *out)
+static bool search_with(fgmm_comm *ranks, const fgmm_index *index, int threads, bool skip,
+                        int32_t centroid_sketch, int32_t nprobe, found *out)
 {
     fgmm_searcher *searcher = NULL;
     fgmm_error_clear();
     bool done = fgmm__searcher_create(ranks, index, FGMM_BACKEND_CPU, threads, NULL, &searcher) == FGMM_OK;
     if (done)
         fgmm__searcher_skip(searcher, skip);
-    done = done && fgmm__searcher_run(searcher, queries, QUERIES, NEAREST, nprobe, out->ids, out->distances,
-                                      &out->report) == FGMM_OK;
+    done = done && fgmm__searcher_centroid_sketch(searcher, centroid_sketch) == FGMM_OK &&
+           fgmm__searcher_run(searcher, queries, QUERIES, NEAREST, nprobe, out->ids, out->distances,
+                              &out->report) == FGMM_OK;
     fgmm__searcher_destroy(searcher);
     return done;
+}
+
+static bool search(fgmm_comm *ranks, const fgmm_index *index, int threads, bool skip, int32_t nprobe,
+                   found *out)
+{
+    return search_with(ranks, index, threads, skip, 0, nprobe, out);
 }
 
 static bool same_finds(const found *a, const found *b)
@@ -218,10 +226,44 @@ static void a_search_that_skips_finds_the_same_and_skips_what_it_may(void **stat
     }
 }
 
+/* With and without sketches of rows: the same finds from the same rows, and on any ranks and threads as many
+ * numbers read. */
+static bool finding_lists_changes_nothing(const fgmm_index *index, bool skip, int32_t nprobe)
+{
+    static found all, coarse, other;
+    bool fine = search_with(comm, index, 1, skip, 0, nprobe, &all) &&
+                search_with(comm, index, 1, skip, CENTROID_SKETCH, nprobe, &coarse);
+    fine = on_all_ranks(fine) && search_with(alone, index, 3, skip, CENTROID_SKETCH, nprobe, &other);
+    const fgmm_search_report *a = &all.report, *b = &coarse.report;
+    double least = CENTROID_SKETCH + nprobe + K * 5.0 / DIM, most = CENTROID_SKETCH + K * (1 + 7.0 / DIM);
+    return fine && same_finds(&all, &coarse) && same_finds(&all, &other) && a->lists == b->lists &&
+           a->scanned == b->scanned && a->distinct == b->distinct && a->full == b->full &&
+           a->sketches == b->sketches && a->centroids == K && b->centroids == other.report.centroids &&
+           b->centroids >= least - 1e-9 && b->centroids <= most + 1e-9 && (nprobe > 2 || b->centroids < K);
+}
+
+static void lists_found_by_sketches_of_their_centroids_are_the_same(void **state)
+{
+    (void)state;
+    static const int32_t nprobes[] = {1, 7, K};
+    for (int r = 0; r < 3; r++) {
+        char *path = strdup(name_of("lists.h5", -1));
+        fgmm_build_options options = options_of(rules[r]);
+        fgmm_index *index = NULL;
+        bool fine = build(comm, path, &options);
+        fine = on_all_ranks(fine) && fgmm_index_open(path, &index) == FGMM_OK;
+        for (int i = 0; i < 6; i++)
+            fine = on_all_ranks(fine) && finding_lists_changes_nothing(index, i % 2, nprobes[i / 2]);
+        fgmm_index_close(index);
+        free(path);
+        assert_true(on_all_ranks(fine));
+    }
+}
+
 static void a_learnt_stop_stops_at_the_same_lists_with_skipping(void **state)
 {
     (void)state;
-    static found all, skimmed;
+    static found all, skimmed, coarse;
     char *path = strdup(name_of("lists.h5", -1));
     fgmm_build_options options = options_of(FGMM_ASSIGN_NEED);
     fgmm_index *index = NULL;
@@ -233,14 +275,19 @@ static void a_learnt_stop_stops_at_the_same_lists_with_skipping(void **state)
            fgmm__searcher_create(comm, index, FGMM_BACKEND_CPU, 1, NULL, &searcher) == FGMM_OK;
     fine = on_all_ranks(fine) && fgmm__stop_learn(searcher, queries, QUERIES, NEAREST, K, &rule) == FGMM_OK &&
            fgmm__stop_threshold(&rule, 0.95, &threshold) == FGMM_OK;
-    for (int skip = 0; skip < 2 && fine; skip++) {
-        found *out = skip ? &skimmed : &all;
-        fgmm__searcher_skip(searcher, skip);
-        fine = fgmm__searcher_run_rule(searcher, &rule, threshold, queries, QUERIES, out->ids, out->distances,
+    for (int way = 0; way < 3 && fine; way++) {
+        found *out = way == 0 ? &all : way == 1 ? &skimmed : &coarse;
+        fgmm__searcher_skip(searcher, way > 0);
+        fine = fgmm__searcher_centroid_sketch(searcher, way == 2 ? CENTROID_SKETCH : 0) == FGMM_OK &&
+               fgmm__searcher_run_rule(searcher, &rule, threshold, queries, QUERIES, out->ids, out->distances,
                                        &out->report) == FGMM_OK;
     }
     fine = fine && same_finds(&all, &skimmed) && all.report.lists == skimmed.report.lists &&
            all.report.lists < K && skimmed.report.full < 0.9 * all.report.full;
+    fine = fine && same_finds(&all, &coarse) && all.report.lists == coarse.report.lists &&
+           coarse.report.full == skimmed.report.full &&
+           coarse.report.centroids < CENTROID_SKETCH + K * (1 + 7.0 / DIM) &&
+           coarse.report.centroids > CENTROID_SKETCH + all.report.lists + K * 5.0 / DIM;
     fgmm__searcher_destroy(searcher);
     fgmm_index_close(index);
     free(path);
@@ -326,6 +373,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(sketches_are_stored_the_same_for_any_ranks_and_windows),
         cmocka_unit_test(a_search_that_skips_finds_the_same_and_skips_what_it_may),
+        cmocka_unit_test(lists_found_by_sketches_of_their_centroids_are_the_same),
         cmocka_unit_test(a_learnt_stop_stops_at_the_same_lists_with_skipping),
         cmocka_unit_test(an_index_with_a_broken_sketch_is_refused),
         cmocka_unit_test(sketches_that_cannot_be_made_are_refused),

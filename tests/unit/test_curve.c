@@ -27,7 +27,8 @@ static void make_table(fgmm_eval_table *table)
                                                               .lists = s + 1,
                                                               .scanned = (s + 1) * (100 + q),
                                                               .distinct = (s + 1) * (90 + q % 7),
-                                                              .work = (s + 1) * (400 + q % 7)};
+                                                              .work = (s + 1) * (400 + q % 7),
+                                                              .centroids = 5000 + s * (q % 3)};
         }
 }
 
@@ -39,13 +40,14 @@ static void means_are_sums_over_queries_and_unknown_recall_is_nan(void **state)
     make_table(&table);
     fgmm__table_means(&table, points);
     for (int s = 0; s < SETTINGS; s++) {
-        double ones = 0, tens = 0, scanned = 0, distinct = 0, work = 0;
+        double ones = 0, tens = 0, scanned = 0, distinct = 0, work = 0, centroids = 0;
         for (int q = 0; q < QUERIES; q++) {
             ones += s + q % 5 + 1 > 3;
             tens += fmin(10, s + q % 5 + 1);
             scanned += (s + 1) * (100 + q);
             distinct += (s + 1) * (90 + q % 7);
             work += (s + 1) * (400 + q % 7);
+            centroids += 5000 + s * (q % 3);
         }
         assert_true(fabs(points[s].recall[0] - ones / QUERIES) < 1e-12);
         assert_true(fabs(points[s].recall[1] - tens / (10.0 * QUERIES)) < 1e-12);
@@ -53,6 +55,7 @@ static void means_are_sums_over_queries_and_unknown_recall_is_nan(void **state)
         assert_true(fabs(points[s].scanned - scanned / QUERIES) < 1e-9);
         assert_true(fabs(points[s].distinct - distinct / QUERIES) < 1e-9);
         assert_true(fabs(points[s].computed - work / 10 / QUERIES) < 1e-9); /* rows of ten numbers */
+        assert_true(fabs(points[s].centroids - centroids / 10 / QUERIES) < 1e-9);
         assert_true(points[s].lists == s + 1);
     }
     fgmm__table_free(&table);
@@ -110,7 +113,9 @@ static double cost_of_drawing(const fgmm_eval_table *table, uint64_t seed, int32
         for (int q = 0; q < QUERIES; q++)
             for (int i = 0; i < counts[q]; i++) {
                 recall[s] += table->cells[q * SETTINGS + s].hits[1] / (10.0 * QUERIES);
-                cost[s] += (double)table->cells[q * SETTINGS + s].work / 10 / QUERIES;
+                cost[s] +=
+                    (double)(table->cells[q * SETTINGS + s].work + table->cells[q * SETTINGS + s].centroids) /
+                    10 / QUERIES;
             }
     }
     return fgmm__curve_cost(cost, fgmm__curve_find(recall, SETTINGS, target));

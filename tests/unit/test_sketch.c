@@ -121,7 +121,12 @@ static double never_too_high(const fgmm_sketch *sketch, const float *rows)
                 its += (double)row[c] * (double)row[c];
             }
             double slack = fgmm__sketch_slack(sketch, sqrt(length)) + fgmm__sketch_slack(sketch, sqrt(its));
+            double least = fgmm__sketch_least(sketch, apart, slack);
             assert_false(apart > fgmm__sketch_limit(sketch, exact, slack));
+            /* The other way round: below the distance, and hardly below what the sketches tell. */
+            assert_true(least <= exact);
+            assert_true(least == 0 || isinf(apart) || apart > fgmm__sketch_limit(sketch, least, slack));
+            assert_true(sqrt(least) >= (sqrt(apart) - slack) * (1 - 1e-9) || isinf(apart) || apart < 1e-200);
             if (i != q && exact > 0 && isfinite(apart))
                 best = fmax(best, apart / exact);
         }

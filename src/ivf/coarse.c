@@ -1,0 +1,328 @@
+#include "ivf/coarse.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clones.h"
+#include "ivf/sketch.h"
+
+enum {
+    GROUP = 16,       /* centroids whose first bounds are computed side by side */
+    FIRST = 4,        /* coordinates of the first level; every further one has as many as all before it */
+    MOST_LEVELS = 24, /* of doublings from FIRST to any dimension */
+    SAMPLE = 8192,    /* centroids that the directions are taken from */
+    BATCH_BYTES = 256 << 20
+};
+
+/* A level's sketch of a centroid is its first m[level] coordinates and the length of the rest. Since lengths
+ * of rests differ by no more than the rests do, it is no farther off than the whole sketch. */
+struct fgmm_coarse {
+    const fgmm_index *index;
+    fgmm_sketch *sketch;
+    int32_t levels, m[MOST_LEVELS];
+    float *columns;             /* [groups][m[0]+1][GROUP] the first level, coordinate by coordinate */
+    float *values[MOST_LEVELS]; /* from the second level on: [K][m[l]-m[l-1]+1] what it adds, then the rest */
+    double slack;               /* of any centroid's sketch */
+};
+
+/* ---- sketches of the centroids ---- */
+
+void fgmm__coarse_destroy(fgmm_coarse *coarse)
+{
+    if (coarse == NULL)
+        return;
+    fgmm__sketch_destroy(coarse->sketch);
+    free(coarse->columns);
+    for (int32_t l = 0; l < MOST_LEVELS; l++)
+        free(coarse->values[l]);
+    free(coarse);
+}
+
+static fgmm_status fit_sketch(fgmm_comm *comm, const fgmm_index *index, int32_t m, int threads,
+                              fgmm_sketch **out)
+{
+    fgmm_status status = FGMM_OK;
+    float *sample = NULL;
+    size_t dim = (size_t)index->dim;
+    int64_t n = index->k < SAMPLE ? index->k : SAMPLE;
+    FGMM_ALLOC(sample, (size_t)n * dim, "sketches of centroids");
+    for (int64_t i = 0; i < n; i++) /* spread over all of them */
+        memcpy(sample + (size_t)i * dim, index->centroids + (size_t)(i * index->k / n) * dim,
+               dim * sizeof *sample);
+    FGMM_TRY(fgmm__sketch_fit(comm, sample, n, index->dim, m, threads, out));
+cleanup:
+    free(sample);
+    return status;
+}
+
+/* From the whole sketch: rests[l] is the length of all that level l leaves out. */
+static void measure_rests(const fgmm_coarse *coarse, const double *sketch, double *rests)
+{
+    int32_t at = coarse->m[coarse->levels - 1];
+    double sum = sketch[at] * sketch[at];
+    for (int32_t l = coarse->levels - 1; l >= 0; l--) {
+        while (at > coarse->m[l]) {
+            at--;
+            sum += sketch[at] * sketch[at];
+        }
+        rests[l] = sqrt(sum);
+    }
+}
+
+/* Centroid j into the tables; returns the length of its sketch. */
+static double place(fgmm_coarse *coarse, int32_t j, double *sketch)
+{
+    double rests[MOST_LEVELS], sum = 0;
+    int32_t first = coarse->m[0];
+    fgmm__sketch_query(coarse->sketch, coarse->index->centroids + (int64_t)j * coarse->index->dim, sketch);
+    measure_rests(coarse, sketch, rests);
+    float *column = coarse->columns + (int64_t)(j / GROUP) * (first + 1) * GROUP + j % GROUP;
+    for (int32_t c = 0; c <= first; c++)
+        column[c * GROUP] = (float)(c < first ? sketch[c] : rests[0]);
+    for (int32_t l = 1; l < coarse->levels; l++) {
+        int32_t from = coarse->m[l - 1], width = coarse->m[l] - from + 1;
+        float *values = coarse->values[l] + (int64_t)j * width;
+        for (int32_t c = 0; c < width; c++)
+            values[c] = (float)(c < width - 1 ? sketch[from + c] : rests[l]);
+    }
+    for (int32_t c = 0; c <= coarse->sketch->m; c++)
+        sum += sketch[c] * sketch[c];
+    return sqrt(sum);
+}
+
+static fgmm_status fill_tables(fgmm_coarse *coarse, int threads)
+{
+    fgmm_status status = FGMM_OK;
+    int32_t k = coarse->index->k, groups = (k + GROUP - 1) / GROUP;
+    double *room = NULL, longest = 0;
+    size_t width = (size_t)coarse->sketch->m + 1;
+    FGMM_ALLOC(room, (size_t)threads * width, "sketches of centroids");
+    FGMM_ALLOC(coarse->columns, (int64_t)groups * (coarse->m[0] + 1) * GROUP, "sketches of centroids");
+    for (int32_t l = 1; l < coarse->levels; l++)
+        FGMM_ALLOC(coarse->values[l], (int64_t)k * (coarse->m[l] - coarse->m[l - 1] + 1),
+                   "sketches of centroids");
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(max : longest)
+    for (int32_t t = 0; t < threads; t++)
+        for (int32_t j = (int32_t)((int64_t)k * t / threads); j < (int64_t)k * (t + 1) / threads; j++)
+            longest = fmax(longest, place(coarse, j, room + (size_t)t * width));
+    coarse->slack = fgmm__sketch_slack(coarse->sketch, longest);
+cleanup:
+    free(room);
+    return status;
+}
+
+fgmm_status fgmm__coarse_create(fgmm_comm *comm, const fgmm_index *index, int32_t m, int threads,
+                                fgmm_coarse **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_coarse *coarse = NULL;
+    if (m < 1 || m > index->dim)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--centroid-sketch %d: must be 0 to the dimension of the rows, %d", m,
+                  index->dim);
+    if (index->metric == FGMM_IP)
+        FGMM_FAIL(FGMM_ERR_INPUT,
+                  "%s: built with --metric ip: sketches of centroids bound distances; leave "
+                  "--centroid-sketch out",
+                  index->path);
+    FGMM_ALLOC(coarse, 1, "sketches of centroids");
+    coarse->index = index;
+    for (int32_t c = FIRST; c < m; c *= 2)
+        coarse->m[coarse->levels++] = c;
+    coarse->m[coarse->levels++] = m;
+    FGMM_TRY(fit_sketch(comm, index, m, threads, &coarse->sketch));
+    FGMM_TRY(fill_tables(coarse, threads));
+    *out = coarse;
+    coarse = NULL;
+cleanup:
+    fgmm__coarse_destroy(coarse);
+    return status;
+}
+
+/* ---- a batch of queries ---- */
+
+/* What is known of a list: its distance is at least `least`; at level `levels` it is that. */
+typedef struct {
+    double least;
+    double inside; /* squared difference of the coordinates looked at */
+    int32_t list, level;
+} outlook;
+
+struct fgmm_near_lists {
+    const fgmm_coarse *coarse;
+    const float *queries;
+    double *sketches; /* [n][m+1] of the queries */
+    double *rests;    /* [n][levels] */
+    double *slacks;   /* [n] with the centroids' */
+    outlook *heaps;   /* [n][K] what comes first at the root */
+    int32_t *left;    /* [n] lists in the heap */
+    int64_t *numbers; /* [n] */
+};
+
+int64_t fgmm__coarse_batch(const fgmm_coarse *coarse)
+{
+    int64_t n = BATCH_BYTES / ((int64_t)coarse->index->k * (int64_t)sizeof(outlook));
+    return n < 1 ? 1 : n;
+}
+
+void fgmm__near_lists_destroy(fgmm_near_lists *near)
+{
+    if (near == NULL)
+        return;
+    free(near->sketches);
+    free(near->rests);
+    free(near->slacks);
+    free(near->heaps);
+    free(near->left);
+    free(near->numbers);
+    free(near);
+}
+
+/* A bound as low as a distance comes first, since the distance behind it may be the same and its list's
+ * number smaller. */
+static bool before(const outlook *a, const outlook *b, int32_t levels)
+{
+    if (a->least != b->least)
+        return a->least < b->least;
+    if ((a->level == levels) != (b->level == levels))
+        return b->level == levels;
+    return a->list < b->list;
+}
+
+static void sift(outlook *heap, int32_t n, int32_t at, int32_t levels)
+{
+    outlook moved = heap[at];
+    for (int32_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
+        if (child + 1 < n && before(&heap[child + 1], &heap[child], levels))
+            child++;
+        if (!before(&heap[child], &moved, levels))
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moved;
+}
+
+/* Squared differences of a query's first coordinates from those of a group, and of the rests. */
+FGMM_CLONES static void compare_group(const double *query, double rest, const float *columns, int32_t m,
+                                      double *inside, double *apart)
+{
+    memset(inside, 0, GROUP * sizeof *inside);
+    for (int32_t c = 0; c < m; c++) {
+#pragma omp simd
+        for (int32_t i = 0; i < GROUP; i++) {
+            double difference = (double)columns[c * GROUP + i] - query[c];
+            inside[i] += difference * difference;
+        }
+    }
+#pragma omp simd
+    for (int32_t i = 0; i < GROUP; i++) {
+        double difference = (double)columns[m * GROUP + i] - rest;
+        apart[i] = inside[i] + difference * difference;
+    }
+}
+
+/* The first level of every list. */
+static void look(fgmm_near_lists *near, int64_t query)
+{
+    const fgmm_coarse *coarse = near->coarse;
+    int32_t k = coarse->index->k, m = coarse->sketch->m, first = coarse->m[0];
+    double *sketch = near->sketches + query * (m + 1), *rests = near->rests + query * coarse->levels;
+    double sum = 0, inside[GROUP], apart[GROUP];
+    outlook *heap = near->heaps + query * k;
+    fgmm__sketch_query(coarse->sketch, near->queries + query * coarse->index->dim, sketch);
+    measure_rests(coarse, sketch, rests);
+    for (int32_t c = 0; c <= m; c++)
+        sum += sketch[c] * sketch[c];
+    near->slacks[query] = coarse->slack + fgmm__sketch_slack(coarse->sketch, sqrt(sum));
+    for (int32_t begin = 0; begin < k; begin += GROUP) {
+        compare_group(sketch, rests[0], coarse->columns + (int64_t)begin * (first + 1), first, inside, apart);
+        for (int32_t i = 0; i < GROUP && begin + i < k; i++)
+            heap[begin + i] =
+                (outlook){.least = fgmm__sketch_least(coarse->sketch, apart[i], near->slacks[query]),
+                          .inside = inside[i],
+                          .list = begin + i};
+    }
+    for (int32_t at = k / 2 - 1; at >= 0; at--)
+        sift(heap, k, at, coarse->levels);
+    near->left[query] = k;
+    near->numbers[query] = (int64_t)m * coarse->index->dim + (int64_t)k * (first + 1);
+}
+
+fgmm_status fgmm__near_lists_create(const fgmm_coarse *coarse, const float *queries, int64_t n, int threads,
+                                    fgmm_near_lists **out)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_near_lists *near = NULL;
+    FGMM_ALLOC(near, 1, "lists of queries");
+    near->coarse = coarse;
+    near->queries = queries;
+    FGMM_ALLOC(near->sketches, n * (coarse->sketch->m + 1), "lists of queries");
+    FGMM_ALLOC(near->rests, n * coarse->levels, "lists of queries");
+    FGMM_ALLOC(near->slacks, n, "lists of queries");
+    FGMM_ALLOC(near->heaps, n * coarse->index->k, "lists of queries");
+    FGMM_ALLOC(near->left, n, "lists of queries");
+    FGMM_ALLOC(near->numbers, n, "lists of queries");
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t query = 0; query < n; query++)
+        look(near, query);
+    *out = near;
+    near = NULL;
+cleanup:
+    fgmm__near_lists_destroy(near);
+    return status;
+}
+
+/* ---- the next list ---- */
+
+/* In the order of dimensions, as backends compute it. */
+static double distance_to(const fgmm_near_lists *near, int64_t query, int32_t list)
+{
+    const fgmm_index *index = near->coarse->index;
+    const float *q = near->queries + query * index->dim, *c = index->centroids + (int64_t)list * index->dim;
+    double sum = 0;
+    for (int32_t d = 0; d < index->dim; d++)
+        sum += ((double)q[d] - (double)c[d]) * ((double)q[d] - (double)c[d]);
+    return sum;
+}
+
+/* The list at the root gets its next level, or its distance. */
+static void look_closer(fgmm_near_lists *near, int64_t query, outlook *root)
+{
+    const fgmm_coarse *coarse = near->coarse;
+    root->level++;
+    if (root->level == coarse->levels) {
+        root->least = distance_to(near, query, root->list);
+        near->numbers[query] += coarse->index->dim;
+        return;
+    }
+    int32_t from = coarse->m[root->level - 1], width = coarse->m[root->level] - from + 1;
+    const float *values = coarse->values[root->level] + (int64_t)root->list * width;
+    const double *sketch = near->sketches + query * (coarse->sketch->m + 1) + from;
+    double rest = (double)values[width - 1] - near->rests[query * coarse->levels + root->level];
+    for (int32_t c = 0; c < width - 1; c++)
+        root->inside += ((double)values[c] - sketch[c]) * ((double)values[c] - sketch[c]);
+    double least = fgmm__sketch_least(coarse->sketch, root->inside + rest * rest, near->slacks[query]);
+    root->least = fmax(root->least, least);
+    near->numbers[query] += width;
+}
+
+int32_t fgmm__near_lists_next(fgmm_near_lists *near, int64_t query, double *distance)
+{
+    int32_t levels = near->coarse->levels;
+    outlook *heap = near->heaps + query * near->coarse->index->k;
+    while (heap[0].level < levels) {
+        look_closer(near, query, &heap[0]);
+        sift(heap, near->left[query], 0, levels);
+    }
+    outlook next = heap[0];
+    heap[0] = heap[--near->left[query]];
+    sift(heap, near->left[query], 0, levels);
+    *distance = next.least;
+    return next.list;
+}
+
+int64_t fgmm__near_lists_numbers(const fgmm_near_lists *near, int64_t query)
+{
+    return near->numbers[query];
+}
