@@ -31,6 +31,7 @@ static double lambda = -INFINITY, train_share = 0.5, most_storage = 2;
 static int64_t max_probes = MOST_PROBES, max_lists = 8, neighbors, sketch, repeats = 1, resamples = 1000,
                seed, centroid_sketch;
 static int metric = -1;
+static bool cross;
 static fgmm_resource_options resources;
 
 static const fgmm_option table[] = {
@@ -58,6 +59,9 @@ static const fgmm_option table[] = {
      "queries to learn the stop rule from; then all of QUERIES are judged (a share of QUERIES)"},
     {"--train-share", FGMM_OPT_REAL, &train_share, "S",
      "share of QUERIES that the stop rule is learnt from; the others are judged (0.5)"},
+    {"--cross", FGMM_OPT_FLAG, &cross, NULL,
+     "judge the queries to learn from, too, by what those judged teach: narrower intervals, but no query is "
+     "left to choose lists by, and no times are taken (with --repeats 0)"},
     {"--most-storage", FGMM_OPT_REAL, &most_storage, "R",
      "postings a row of what is chosen by its cost in training (2)"},
     {"--resamples", FGMM_OPT_COUNT, &resamples, "N",
@@ -174,6 +178,9 @@ static fgmm_status check(int n_arguments)
         FGMM_FAIL(FGMM_ERR_INPUT, "--lambda %g: must be 0 or more", lambda);
     if (neighbors > INT32_MAX)
         FGMM_FAIL(FGMM_ERR_INPUT, "--neighbors %lld: too many", (long long)neighbors);
+    if (cross && repeats > 0)
+        FGMM_FAIL(FGMM_ERR_INPUT, "--cross: two rules are judged together, which no search does: give "
+                                  "--repeats 0");
     if (repeats > 1000)
         FGMM_FAIL(FGMM_ERR_INPUT, "--repeats %lld: must be 0 to 1000", (long long)repeats);
     if (resamples < 1 || resamples > 1000000)
@@ -205,6 +212,7 @@ static fgmm_status set_options(struct run *run)
     run->options.centroid_sketch = (int32_t)centroid_sketch;
     run->options.lambda = lambda;
     run->options.neighbors = (int32_t)neighbors;
+    run->options.cross = cross;
     run->options.repeats = (int32_t)repeats;
     run->options.resamples = (int32_t)resamples;
     run->options.seed = (uint64_t)seed;
@@ -397,10 +405,11 @@ cleanup:
 static void print_head(const struct run *run)
 {
     const fgmm_eval_options *options = &run->options;
-    printf("%lld rows, %lld queries judged, %lld to learn from; recall@10, distances to rows and centroids a "
-           "query against\n%s with hard lists and a fixed number of them (1.00), with 95 %% intervals\n",
-           (long long)fgmm_dataset_rows(run->dataset), (long long)run->n_test,
-           (long long)(run->n - run->n_test), options->names[options->plan.reference_model]);
+    printf(
+        "%lld rows, %lld queries judged, %lld to learn from%s; recall@10, distances to rows and centroids a "
+        "query against\n%s with hard lists and a fixed number of them (1.00), with 95 %% intervals\n",
+        (long long)fgmm_dataset_rows(run->dataset), (long long)run->n_test, (long long)(run->n - run->n_test),
+        cross ? ", and the other way round" : "", options->names[options->plan.reference_model]);
     printf("%-18s %-8s %7s %-9s %-7s %6s %9s", "model", "rule", "storage", "probe", "stop", "sketch",
            "centroids");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++)
@@ -487,8 +496,9 @@ static fgmm_status evaluate(struct run *run, fgmm_eval_report *report)
                              .queries = test.n,
                              .training_queries = train.n,
                              .most_storage = most_storage};
-    print_chosen(run, report, false);
-    if (sketch > 0)
+    if (!cross)
+        print_chosen(run, report, false);
+    if (!cross && sketch > 0)
         print_chosen(run, report, true);
     log_end(run, report);
     FGMM_TRY(fgmm__report_write(output, &run->options, &facts, report));

@@ -24,6 +24,19 @@ void fgmm__table_free(fgmm_eval_table *table)
     *table = (fgmm_eval_table){.queries = 0};
 }
 
+fgmm_status fgmm__table_append(fgmm_eval_table *table, const fgmm_eval_table *further)
+{
+    size_t cells = (size_t)table->queries * (size_t)table->settings,
+           more = (size_t)further->queries * (size_t)further->settings;
+    fgmm_eval_cell *all = realloc(table->cells, (cells + more) * sizeof *all);
+    if (all == NULL)
+        return fgmm__fail(FGMM_ERR_RUNTIME, "out of memory for a curve");
+    memcpy(all + cells, further->cells, more * sizeof *all);
+    table->cells = all;
+    table->queries += further->queries;
+    return FGMM_OK;
+}
+
 /* ---- means ---- */
 
 void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points)

@@ -40,6 +40,8 @@ typedef struct {
 fgmm_status fgmm__table_create(int64_t queries, int32_t settings, int32_t dim, const int32_t *wanted,
                                fgmm_eval_table *out);
 void fgmm__table_free(fgmm_eval_table *table); /* of a zeroed or a created one */
+/* Appends the queries of another table of the same settings. */
+fgmm_status fgmm__table_append(fgmm_eval_table *table, const fgmm_eval_table *further);
 /* points: [settings] */
 void fgmm__table_means(const fgmm_eval_table *table, fgmm_eval_point *points);
 

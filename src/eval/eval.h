@@ -17,6 +17,7 @@ typedef struct {
     int32_t sketch;               /* coordinates of a sketch: each curve once more with them; 0: none */
     int32_t centroid_sketch;      /* the same of the centroids' */
     int32_t max_probes;           /* lists a query probes at most */
+    bool cross;                   /* every query is judged, by the rule that the other part teaches */
     int32_t repeats;              /* timed searches a setting, of which the fastest counts; 0: none */
     int32_t resamples;
     uint64_t seed;
@@ -28,7 +29,8 @@ typedef struct {
 typedef struct {
     double lists, scanned, distinct, computed, seconds;
     double centroids; /* distances to them */
-    double training;  /* computed and centroids, for the queries that the stop rule was learnt from */
+    /* computed and centroids, for the queries that the stop rule was learnt from; NaN where all are judged */
+    double training;
     /* Cost of the reference over this one, distances to rows and to centroids together, with 95 % of
      * resamples. */
     double ratio, low, high;
@@ -65,8 +67,9 @@ typedef struct {
 /* Told, on every rank, of each curve as soon as it is known. */
 typedef void fgmm_eval_told(const fgmm_eval_options *options, const fgmm_eval_curve *curve);
 
-/* Collective; the report is the same on all ranks and, but for times, for any number of them. test and train
- * have no query in common; k (10) neighbours are what the stop rule is learnt for. Both need 10 true
+/* Collective; the report is the same on all ranks and, but for times, for any number of them. Both parts are
+ * judged where options->cross is set (then without times), else `test` alone. test and train have no query in
+ * common; k (10) neighbours are what the stop rule is learnt for. Both need 10 true
  * neighbours a query. */
 fgmm_status fgmm__eval(fgmm_comm *comm, const fgmm_dataset *dataset, const fgmm_eval_options *options,
                        const fgmm_eval_queries *test, const fgmm_eval_queries *train, fgmm_started *started,

@@ -88,14 +88,18 @@ cleanup:
     return status;
 }
 
-static fgmm_status fill(const fgmm_judge *judge, const fgmm_eval_table *test, const fgmm_eval_table *train,
+/* Where every query is judged, none is left to train by. */
+static fgmm_status fill(const fgmm_judge *judge, fgmm_eval_table *test, const fgmm_eval_table *train,
                         fgmm_eval_curve *curve)
 {
     fgmm_status status = FGMM_OK;
     const fgmm_eval_options *options = judge->options;
+    if (options->cross)
+        FGMM_TRY(fgmm__table_append(test, train));
     fgmm__table_means(test, curve->points);
     cost_at_targets(curve);
-    FGMM_TRY(cost_in_training(train, curve));
+    if (!options->cross)
+        FGMM_TRY(cost_in_training(train, curve));
     FGMM_TRY(fgmm__table_resample(test, options->seed, options->resamples,
                                   judge->searcher->place.backend->threads, curve->drawn));
 cleanup:
@@ -257,6 +261,24 @@ cleanup:
     return status;
 }
 
+/* Fits the rule to what some of the queries met. */
+static fgmm_status learn(const fgmm_judge *judge, const fgmm_eval_way *way, const fgmm_eval_trace *trace,
+                         const fgmm_eval_queries *queries, fgmm_stop_rule *rule)
+{
+    *rule = (fgmm_stop_rule){.k = fgmm__eval_ks[FGMM_EVAL_JUDGED],
+                             .max_probes = trace->lists,
+                             .probe_by = way->order,
+                             .queries = queries->n};
+    return fgmm__stop_fit_shares(judge->comm, trace->x, trace->to_come, rule);
+}
+
+/* Both parts' queries are judged at the same thresholds; a target's is the middle of what they learnt. */
+static void meet_halfway(fgmm_stop_rule *rule, const fgmm_stop_rule *other)
+{
+    for (int t = 0; t < FGMM_STOP_TARGETS; t++)
+        rule->thresholds[t] = sqrt(rule->thresholds[t] * other->thresholds[t]);
+}
+
 static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant *variant,
                                 const fgmm_eval_way *way, const fgmm_eval_trace *test,
                                 const fgmm_eval_trace *train)
@@ -265,15 +287,17 @@ static fgmm_status judge_learnt(const fgmm_judge *judge, const fgmm_eval_variant
     fgmm_comm *comm = judge->comm;
     fgmm_eval_table test_table = {.queries = 0}, train_table = {.queries = 0};
     fgmm_eval_curve *curve = next_curve(judge);
-    fgmm_stop_rule rule = {.k = fgmm__eval_ks[FGMM_EVAL_JUDGED],
-                           .max_probes = train->lists,
-                           .probe_by = way->order,
-                           .queries = judge->train->n};
+    fgmm_stop_rule rule, other;
     double thresholds[FGMM_EVAL_MOST_SETTINGS];
-    FGMM_TRY(fgmm__stop_fit_shares(comm, train->x, train->to_come, &rule));
+    FGMM_TRY(learn(judge, way, train, judge->train, &rule));
+    other = rule; /* of the training queries themselves, unless they are to be judged */
+    if (judge->options->cross) {
+        FGMM_TRY(learn(judge, way, test, judge->test, &other));
+        meet_halfway(&rule, &other);
+    }
     int32_t settings = fgmm__plan_thresholds(&rule, thresholds);
     FGMM_TRY(fgmm__trace_learnt(comm, test, judge->test, &rule, thresholds, settings, way, &test_table));
-    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &rule, thresholds, settings, way, &train_table));
+    FGMM_TRY(fgmm__trace_learnt(comm, train, judge->train, &other, thresholds, settings, way, &train_table));
     status = curve_create(judge, variant, way, true, thresholds, settings, curve);
     if (status == FGMM_OK)
         status = fill(judge, &test_table, &train_table, curve);

@@ -272,8 +272,10 @@ static cJSON *make_json(const fgmm_eval_options *options, const fgmm_eval_facts 
     put(root, "seed", (double)options->seed);
     put(root, "most_storage", facts->most_storage);
     add_models(root, options);
-    add_chosen(root, false, options, facts, report);
-    if (options->sketch > 0)
+    cJSON_AddBoolToObject(root, "cross", options->cross);
+    if (!options->cross)
+        add_chosen(root, false, options, facts, report);
+    if (!options->cross && options->sketch > 0)
         add_chosen(root, true, options, facts, report);
     cJSON *curves = cJSON_AddArrayToObject(root, "curves");
     for (int32_t c = 0; c < report->n; c++)

@@ -127,6 +127,19 @@ for setting in "fixed --nprobe 1,4,16" "learnt --recall-target 0.8,0.95"; do
     done < <(sed 1d sketched.csv)
 done
 
+# ---- every query judged by what the others teach: as the two halves by themselves ----
+"$FGMM" groundtruth $data train.fbin -k 100 -o train-truth.ibin >/dev/null
+halves=(--max-probes 12 --models kmeans.h5 --rules soar --replication 1.5 --resamples 50 --repeats 0)
+"$FGMM" eval $data test.fbin --train-queries train.fbin --groundtruth truth.ibin "${halves[@]}" -o there >/dev/null
+"$FGMM" eval $data train.fbin --train-queries test.fbin --groundtruth train-truth.ibin "${halves[@]}" -o back >/dev/null
+"$FGMM" eval $data test.fbin --train-queries train.fbin --groundtruth truth.ibin "${halves[@]}" --cross -o cross >table
+! grep -q 'cheapest in training' table || fail "chosen by queries that are judged: $(cat table)"
+# Settings that all three have: numbers of lists, and the grid of thresholds but for those learnt.
+awk -F, 'FNR == 1 { file++; next } { key = $3 "," $7 "," $10 } file == 1 { r[key] = $12; d[key] = $15 } file == 2 && key in r {
+        r[key] = (r[key] + $12) / 2; d[key] = (d[key] + $15) / 2; both[key] = 1 }
+    file == 3 && key in both { n++; learnt += $7 == "learnt"; if ((r[key] - $12) ^ 2 > 1e-11 || (d[key] - $15) ^ 2 > 1e-5) { print; bad = 1 } }
+    END { exit bad || learnt < 120 || n < learnt + 20 }' there.csv back.csv cross.csv || fail "--cross is not both halves"
+
 # ---- a share to learn from, times, true neighbours computed or given ----
 small=(eval $data "$queries" --models kmeans.h5 --rules soar,need --replication 1.5 --resamples 50)
 "$FGMM" "${small[@]}" -o share >table
@@ -170,6 +183,7 @@ refused 2 'centroid-sketch 101: must be 0 to the dimension' eval $data test.fbin
 refused 2 'centroid-sketch 101: must be 0 to the dimension' search index.h5 test.fbin --centroid-sketch 101
 refused 2 'not --probe-by posterior' search index.h5 test.fbin --centroid-sketch 4 --probe-by posterior
 refused 2 'leave it out' search index.h5 test.fbin --centroid-sketch 4 --learn-stop
+refused 2 'give --repeats 0' eval $data test.fbin --models gmm.h5 --cross -o none
 refused 2 'goes by distances' eval $data test.fbin --models gmm.h5 --metric ip -o none
 refused 2 'no-such.h5' eval $data test.fbin --models no-such.h5 -o none
 refused 2 'the folder' eval $data test.fbin --models gmm.h5 -o nowhere/none

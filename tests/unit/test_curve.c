@@ -216,10 +216,35 @@ static void held_out_queries_are_a_subset_and_move_with_their_rows(void **state)
     free(moved);
 }
 
+static void queries_of_another_table_are_counted_with_the_first(void **state)
+{
+    (void)state;
+    fgmm_eval_table a, b;
+    fgmm_eval_point one[SETTINGS], two[SETTINGS];
+    make_table(&a);
+    make_table(&b);
+    for (int i = 0; i < QUERIES * SETTINGS; i++) {
+        b.cells[i].work *= 3;
+        b.cells[i].hits[1] = 10;
+    }
+    fgmm__table_means(&a, one);
+    assert_int_equal(fgmm__table_append(&a, &b), FGMM_OK);
+    assert_int_equal(a.queries, 2 * QUERIES);
+    fgmm__table_means(&a, two);
+    for (int s = 0; s < SETTINGS; s++) {
+        assert_true(fabs(two[s].computed - 2 * one[s].computed) < 1e-9);
+        assert_true(fabs(two[s].recall[1] - (one[s].recall[1] + 1) / 2) < 1e-12);
+        assert_true(fabs(two[s].recall[0] - one[s].recall[0]) < 1e-12);
+    }
+    fgmm__table_free(&a);
+    fgmm__table_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(means_are_sums_over_queries_and_unknown_recall_is_nan),
+        cmocka_unit_test(queries_of_another_table_are_counted_with_the_first),
         cmocka_unit_test(the_cost_at_a_recall_is_linear_between_settings),
         cmocka_unit_test(a_drawing_takes_as_many_queries_as_there_are_each_as_often_as_the_others),
         cmocka_unit_test(resamples_are_those_of_the_definition_whatever_the_threads),
