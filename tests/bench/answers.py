@@ -90,10 +90,9 @@ def moments(x, r, m, about_zero=False):
             d, w = x[keep] - centres[j], r[keep, j, None]
             q[j], size[j] = (w * d).T @ d, (w * np.abs(d)).T @ np.abs(d)
         return q, size
-    q = np.zeros_like(means)
-    for j in range(len(means)):
-        keep = r[:, j] > 1e-18
-        q[j] = r[keep, j] @ (x[keep] - means[j]) ** 2
+    origin = x.mean(0)  # the expanded form loses little about it
+    x, means = x - origin, means - origin
+    q = r.T @ x**2 - 2 * means * (r.T @ x) + means**2 * r.sum(0)[:, None]
     q = q.sum(1) if kind == "spherical" else q
     return q, q
 

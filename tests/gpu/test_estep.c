@@ -193,6 +193,23 @@ static void full_sums_equal_the_twins(void **state)
     compare(FGMM_F32, 1300, 3, 300, FGMM_FULL, false, FGMM_MOMENT_FULL, 3);
 }
 
+/* So few that tools that watch every access end within seconds. */
+static void every_kernel_on_a_few_rows(void **state)
+{
+    (void)state;
+    compare(FGMM_F32, 300, 9, 3, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 3);
+    compare(FGMM_F32, 200, 40, 20, FGMM_DIAG, false, FGMM_MOMENT_DIAG, 3);
+    compare(FGMM_F32, 300, 300, 40, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 3);
+    compare(FGMM_U8, 300, 300, 128, FGMM_SPHERICAL, true, FGMM_MOMENT_NONE, 3);
+    compare(FGMM_F16, 300, 300, 136, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 3);
+    compare(FGMM_F16, 200, 300, 64, FGMM_DIAG, false, FGMM_MOMENT_DIAG, 3);
+    compare(FGMM_I8, 140, 300, 40, FGMM_TIED, false, FGMM_MOMENT_NONE, 3);
+    compare(FGMM_F32, 200, 70, 24, FGMM_FULL, false, FGMM_MOMENT_FULL, 3);
+    /* Dense rows */
+    compare(FGMM_F32, 200, 300, 128, FGMM_SPHERICAL, false, FGMM_MOMENT_SPHERICAL, 200);
+    compare(FGMM_F32, 200, 300, 40, FGMM_DIAG, false, FGMM_MOMENT_DIAG, 200);
+}
+
 static void every_element_type_is_read(void **state)
 {
     (void)state;
@@ -539,6 +556,7 @@ static void a_component_without_weight_gets_nothing(void **state)
 static int cases(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kernel_on_a_few_rows),
         cmocka_unit_test(hard_sums_equal_the_twins),
         cmocka_unit_test(spherical_sums_equal_the_twins),
         cmocka_unit_test(diagonal_sums_equal_the_twins),
