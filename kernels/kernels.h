@@ -158,8 +158,9 @@ typedef struct {
 
 /* The dense rows of a chunk: per quantum the numbers (in the chunk) of its dense rows, ascending. */
 typedef struct {
-    int32_t *rows;   /* [quanta][1024] */
-    int32_t *counts; /* [quanta] */
+    int32_t *rows;        /* [quanta][1024] */
+    int32_t *counts;      /* [quanta] */
+    int32_t *home_counts; /* [quanta] the same in pinned memory, for the host */
 } fgmm_dense_lists;
 
 /* What the dense path computes at one time: some quanta of a chunk by a range of components. */
@@ -237,6 +238,15 @@ int fgmm__launch_dense_scatter(const fgmm_row_view *original, const fgmm_model_v
  * be NULL. */
 int fgmm__launch_whiten(const fgmm_row_view *rows, const double *factor, double *exact, float *rounded,
                         fgmm_stream stream);
+/* poor.cu: rows whose log-density is not above a limit, in any order. count goes on past the places. */
+enum { FGMM_POOR_PLACES = 4096 };
+typedef struct {
+    double log_density[FGMM_POOR_PLACES];
+    int32_t row[FGMM_POOR_PLACES]; /* of the chunk */
+    int32_t count;
+} fgmm_poor_list;
+int fgmm__launch_poor(const double *log_density, int32_t rows, double limit, fgmm_poor_list *list,
+                      fgmm_stream stream);
 /* small.cu: the whole E-step of few components and dimensions, without screen, pairs and dense path. Any
  * number of rows. multiprocessors: of the device. */
 bool fgmm__small_serves(fgmm_form form, int32_t moment, int32_t k, int32_t dim);
@@ -283,10 +293,12 @@ typedef struct {
     double *most;             /* [2][dim]: -low and high, extended by the means; [dim] each */
     fgmm_mixture_part *parts; /* [FGMM_MSTEP_BLOCKS] */
     int32_t *finished;        /* 0; left so */
+    void *clear;              /* set to zero, [clear_bytes], a multiple of 16: words of the next E-step */
+    int64_t clear_bytes;
 } fgmm_mstep_view;
 
 /* Starts: the rest of `next` from its weights, means and covariances. stats NULL: *out has no E-step's sums.
- * Else these come first, from the sums of the E-step over `old`. out: device memory. */
+ * Else these come first, from the sums of the E-step over `old`. out: pinned memory. */
 int fgmm__launch_mstep(const fgmm_mstep_view *view, const fgmm_mixture_view *old,
                        const fgmm_stats_view *stats, const fgmm_mixture_view *next, fgmm_mixture_summary *out,
                        fgmm_stream stream);

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(FGMM_KERNEL_QUANTUM)
     if (dense)
         lists.rows[static_cast<int64_t>(blockIdx.x) * FGMM_KERNEL_QUANTUM + at] = row;
     if (threadIdx.x == 0)
-        lists.counts[blockIdx.x] = total;
+        lists.counts[blockIdx.x] = lists.home_counts[blockIdx.x] = total;
 }
 
 /* ---- log2-densities ---- */

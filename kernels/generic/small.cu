@@ -1,16 +1,17 @@
 /* The E-step of a small model in one pass over the rows: a few components of a few dimensions need no
- * candidate lists, no sorting in device memory and no dense path.
+ * candidate lists, no sorting and no dense path.
  *
- * A block takes 256 x kRows rows at a time. A thread screens its rows in fp32, in the expanded form
+ * Warps work apart; what they share is the model. A thread screens its rows in fp32, in the expanded form
  *     l_k = c_k + b_k . y - F_k |y|^2,   b_k = 2 F_k m_k,
  * with one bound of the rounding for all components of a row, and keeps those that can be within keep_bits of
- * the best. Their float64 distances and responsibilities go to a list in shared memory that is sorted by
- * component (count, scan, place), and groups of lanes add up the components' pairs in registers.
+ * the best. Rows with a single one get their float64 distances at once, and their contributions go to the
+ * warp's sums (small_sums.cuh). Rows with two, or with more, wait until 32 of a kind have come together.
  * Contributions are rounded to the grid one by one, so that neither the order of pairs nor the cut into steps
  * changes a bit. */
 #include <cuda_runtime.h>
 #include <type_traits>
 #include "kernels/generic/small.cuh"
+#include "kernels/generic/small_sums.cuh"
 #include "kernels/generic/warp.cuh"
 
 namespace fgmm
@@ -18,391 +19,363 @@ namespace fgmm
 namespace
 {
 
-struct SmallPairs {
-    double r[Small::kPairs], distance[Small::kPairs];
-    uint16_t row[Small::kPairs];       /* of the step */
-    int begin[FGMM_SMALL_COMPONENTS];  /* of a component's pairs; those of rows with a single candidate first
-                                        */
-    int cursor[FGMM_SMALL_COMPONENTS]; /* past the last; before, how many come from rows with one candidate */
-    int several[FGMM_SMALL_COMPONENTS]; /* the same from rows with several, at most */
-    int total;
-    /* Rows with several candidates wait until whole warps take them up. */
-    uint64_t waiting[Small::kMostStep];
-    uint16_t waiting_row[Small::kMostStep];
-    int n_waiting;
+template <int kDimensions, bool kDiagForm, bool kDiagMoments, int kGroups> struct SmallKind {
+    static constexpr int kDims = kDimensions;
+    static constexpr bool kDiag = kDiagForm;
+    static constexpr bool kDiagMoment = kDiagMoments; /* second moments by dimension */
+    static constexpr int kRows = Small::rows(kDims);  /* a thread and step */
+    using Shape = SmallShape<kDims, kDiagMoment, kGroups>;
+    static constexpr int kThreads = Small::threads(Shape::kTiles * kGroups);
+    static constexpr int kBlocks = Small::blocks(Shape::kTiles * kGroups);
+    static constexpr int kAtOnce = kBlocks > 1 ? kRows : 1; /* of them added to the sums at one time */
+    using Mask = std::conditional_t<kGroups <= 2, uint32_t, uint64_t>; /* of candidates */
 };
 
-template <int kDims> struct SmallShared {
-    SmallModel<kDims> model;
-    SmallPairs pairs;
+/* Rows of a warp that wait until 32 have come together. */
+template <typename Kind> struct SmallQueue {
+    static constexpr int kPlaces = kWarp * (Kind::kRows + 1); /* less than a warp's left, and a step's */
+    typename Kind::Mask mask[kPlaces];                        /* candidates */
+    int row[kPlaces];
+};
+
+template <typename Kind> struct SmallQueues {
+    SmallQueue<Kind> two, many; /* rows with two candidates, and with more */
+};
+
+template <typename Kind> struct SmallShared {
+    SmallModel<Kind::kDims> model;
+    SmallStage stages[Kind::kThreads / kWarp][Kind::kAtOnce];
+    SmallQueues<Kind> queues[Kind::kThreads / kWarp];
     Totals totals;
+    unsigned long long sums[Kind::Shape::kSums];
 };
-/* The block's sums follow: [k][words] in the order n, s, q high, q low. */
 
-template <bool kDiagMoment> __device__ __forceinline__ int words_of(const fgmm_stats_view &stats, int dim)
-{
-    const int moments = kDiagMoment ? dim : stats.moment == FGMM_KERNEL_MOMENT_SPHERICAL ? 1 : 0;
-    return 1 + dim + 2 * moments;
-}
+/* The warp's rows of a step: row `first` + 32 slot + lane. */
+template <typename T, typename Kind> struct SmallStep {
+    SmallQuads<T, Kind::kDims> row[Kind::kRows];
 
-/* Counts to places. All threads. */
-__device__ void scan_components(SmallPairs &pairs, int k)
-{
-    __syncthreads();
-    if (threadIdx.x < kWarp) {
-        int before = 0;
-        for (int first = 0; first < k; first += kWarp) {
-            const int c = first + threadIdx.x, single = c < k ? pairs.cursor[c] : 0;
-            const int count = c < k ? single + pairs.several[c] : 0;
-            int inclusive = count;
+    __device__ __forceinline__ void load(const fgmm_row_view &rows, int64_t first, bool whole)
+    {
 #pragma unroll
-            for (int step = 1; step < kWarp; step *= 2) {
-                const int below = __shfl_up_sync(kWholeWarp, inclusive, step);
-                inclusive += threadIdx.x >= step ? below : 0;
-            }
-            if (c < k) {
-                pairs.begin[c] = before + inclusive - count;
-                pairs.cursor[c] = pairs.begin[c] + single;
-            }
-            before += __shfl_sync(kWholeWarp, inclusive, kWarp - 1);
+        for (int i = 0; i < Kind::kRows; i++) {
+            const int64_t number = first + i * kWarp + threadIdx.x % kWarp,
+                          last = static_cast<int64_t>(rows.rows) - 1;
+            row[i] = load_quads<T, Kind::kDims>(rows, static_cast<int>(min(number, last)), whole);
         }
     }
-    __syncthreads();
-}
-
-/* Sums of roundings to integers: adding 1.5 * 2^52 rounds a value of at most 2^51 and leaves it in the low
- * bits, which are added as they are; what the constants add is taken off at the end. */
-constexpr double kMagic = 0x1.8p52;
-constexpr unsigned long long kMagicBits = 0x4338000000000000ull;
-
-struct Rounded {
-    unsigned long long bits = 0;
-
-    /* Returns the rounding of a * b. */
-    __device__ __forceinline__ double add(double a, double b)
-    {
-        const double rounded = fma(a, b, kMagic);
-        bits += static_cast<unsigned long long>(__double_as_longlong(rounded));
-        return rounded - kMagic;
-    }
-    __device__ __forceinline__ int64_t sum(int count) const
-    {
-        return static_cast<int64_t>(bits - count * kMagicBits);
-    }
 };
 
-/* A value a row or a row and dimension in two limbs, as split() cuts it. */
-struct RoundedLimbs {
-    Rounded high, low;
+/* A warp at work. */
+template <typename T, typename Kind> struct SmallWarp {
+    static constexpr int kDims = Kind::kDims, kRows = Kind::kRows, kAtOnce = Kind::kAtOnce;
+    static constexpr bool kDiag = Kind::kDiag;
+    using Mask = typename Kind::Mask;
+    using Sums = SmallSums<typename Kind::Shape>;
+    using Words = typename Sums::Words;
 
-    __device__ __forceinline__ void add(double scaled, double one)
-    {
-        const double rounded = high.add(scaled, 1.0);
-        low.add(scaled - rounded, one);
-    }
-};
-
-/* Sum over `width` consecutive lanes, a power of two. */
-__device__ __forceinline__ int64_t group_sum(int64_t value, int width)
-{
-    for (int step = width / 2; step > 0; step /= 2)
-        value += __shfl_xor_sync(kWholeWarp, value, step);
-    return value;
-}
-
-/* Adds the pairs of the list to the block's sums. A group of lanes has a component, or a part of one where
- * there are more groups than components. Places: begin[c] to cursor[c]. */
-template <typename T, int kDims, bool kDiagMoment>
-__device__ void add_pairs(const SmallModel<kDims> &m, const SmallPairs &pairs, const fgmm_row_view &rows,
-                          const fgmm_model_view &model, const fgmm_stats_view &stats, int step_first,
-                          bool whole, unsigned long long *sums)
-{
-    const int width = model.k <= Small::kWarps / 2 ? kWarp : model.k <= 2 * Small::kWarps ? 16 : 8;
-    const int groups = Small::kThreads / width, parts = max(groups / model.k, 1),
-              words = words_of<kDiagMoment>(stats, model.dim);
-    const int group = threadIdx.x / width, lane = threadIdx.x % width, part = group % parts;
-    const double scale = stats.inverse_spherical_bound * stats.one, inverse_one = 1 / stats.one;
-    for (int first = 0; first < model.k; first += groups / parts) {
-        const int c = first + group / parts;
-        const bool mine = c < model.k && group / parts < groups / parts;
-        constexpr int kMoments = kDiagMoment ? kDims : 1;
-        Rounded n, s[kDims];
-        RoundedLimbs q[kMoments];
-        int count = 0;
-        const int end = mine ? pairs.cursor[c] : 0;
-        for (int i = mine ? pairs.begin[c] + part * width + lane : 0; i < end; i += parts * width) {
-            const double r = pairs.r[i];
-            const int row = step_first + pairs.row[i];
-            count++;
-            n.add(r, stats.one);
-#pragma unroll
-            for (int d = 0; d < kDims; d += 4) {
-                double x[4];
-                load_four<T>(rows, m.origin, row, d, whole, x);
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    s[d + e].add(r * x[e], m.inverse[d + e]);
-                    if constexpr (kDiagMoment) {
-                        const double t = (x[e] - m.mean[c][d + e]) * m.inverse[d + e];
-                        q[d + e].add(r * t * t * inverse_one, stats.one);
-                    }
-                }
-            }
-            if constexpr (!kDiagMoment)
-                q[0].add(r * pairs.distance[i] * scale, stats.one);
-        }
-        unsigned long long *to = sums + c * words;
-        const auto add = [&](int word, const Rounded &rounded) {
-            const int64_t total = group_sum(rounded.sum(count), width);
-            if (mine && lane == 0 && total != 0)
-                atomicAdd(&to[word], static_cast<unsigned long long>(total));
-        };
-        add(0, n);
-#pragma unroll
-        for (int d = 0; d < kDims; d++)
-            if (d < model.dim)
-                add(1 + d, s[d]);
-        if constexpr (kDiagMoment) {
-#pragma unroll
-            for (int d = 0; d < kDims; d++)
-                if (d < model.dim) {
-                    add(1 + model.dim + d, q[d].high);
-                    add(1 + 2 * model.dim + d, q[d].low);
-                }
-        } else if (stats.moment == FGMM_KERNEL_MOMENT_SPHERICAL) {
-            add(1 + model.dim, q[0].high);
-            add(2 + model.dim, q[0].low);
-        }
-    }
-}
-
-/* The block's sums to the statistics. */
-template <bool kDiagMoment>
-__device__ void flush_sums(const unsigned long long *sums, const fgmm_model_view &model,
-                           const fgmm_stats_view &stats)
-{
-    const int words = words_of<kDiagMoment>(stats, model.dim), dim = model.dim,
-              moments = (words - 1 - dim) / 2;
-    for (int i = threadIdx.x; i < model.k * words; i += Small::kThreads) {
-        const int k = i / words, word = i % words;
-        int64_t *to = word == 0                  ? &stats.n[k]
-                      : word < 1 + dim           ? &stats.s[k * dim + word - 1]
-                      : word < 1 + dim + moments ? &stats.q_high[k * moments + word - 1 - dim]
-                                                 : &stats.q_low[k * moments + word - 1 - dim - moments];
-        if (sums[i] != 0)
-            add_words(to, static_cast<int64_t>(sums[i]));
-    }
-}
-
-/* The rows of a step that are finished and added at one time. */
-struct Round {
-    int first_slot, slots; /* of a thread's rows */
-    int first_warp, warps;
-
-    __device__ __forceinline__ bool has(int slot) const
-    {
-        const int warp = threadIdx.x / kWarp;
-        return slot >= first_slot && slot < first_slot + slots && warp >= first_warp &&
-               warp < first_warp + warps;
-    }
-};
-
-/* What a block works with. */
-template <int kDims> struct SmallBlock {
-    SmallShared<kDims> &shared;
-    unsigned long long *sums; /* shared memory, [k][words] */
+    const SmallModel<kDims> &m;
+    SmallStage *stages; /* [kAtOnce] */
+    SmallQueues<Kind> &queues;
     const fgmm_row_view &rows;
     const fgmm_model_view &model;
     const fgmm_stats_view &stats;
-    bool whole;
-    RoundedLimbs log; /* of the thread's rows */
-    int logs, kept;
+    bool whole, fine;
+    int n_two = 0, n_many = 0; /* rows in the queues */
+    int kept = 0;              /* pairs of this lane */
+    RoundedLimbs log = {};
+    Sums sums = {};
 
+    /* The candidates of the step's rows; none past the end. */
+    __device__ __forceinline__ void screen(const SmallStep<T, Kind> &step, int64_t first,
+                                           Mask (&mask)[kRows]) const
+    {
+        SmallRow<kDims> rounded[kRows];
+#pragma unroll
+        for (int i = 0; i < kRows; i++)
+            rounded[i] = rounded_row<T, kDims>(m, step.row[i]);
+        screen_rows<kDims, kRows, kDiag>(m, model, rounded, mask);
+#pragma unroll
+        for (int i = 0; i < kRows; i++)
+            if (first + i * kWarp + threadIdx.x % kWarp >= rows.rows)
+                mask[i] = 0;
+    }
+
+    /* Lanes without a row add 0. */
     __device__ __forceinline__ void add_log(double density)
     {
-        logs++;
         log.add(density * (stats.inverse_log_bound * stats.one), stats.one);
     }
 
-    __device__ __forceinline__ int64_t row(int64_t first, int slot) const
+    /* What a pair adds to the sums of component k. Where a lane has no pair it must be numbers all the same:
+     * they are multiplied by zero. */
+    __device__ __forceinline__ void contribute(const double (&x)[kDims], int k, double r, double distance,
+                                               Words &word) const
     {
-        return first + slot * Small::kThreads + threadIdx.x;
+        word[0] = rounded_product(r, stats.one);
+#pragma unroll
+        for (int d = 0; d < kDims; d++)
+            word[1 + d] = rounded_product(r * x[d], m.inverse[d]);
+        if constexpr (Kind::kDiagMoment) {
+            const double inverse_one = 1 / stats.one;
+#pragma unroll
+            for (int d = 0; d < kDims; d++) {
+                const double t = (x[d] - m.mean(k, d)) * m.inverse[d];
+                add_moment(r * t * t * inverse_one, d, word);
+            }
+        } else {
+            add_moment(r * distance * (stats.inverse_spherical_bound * stats.one), 0, word);
+        }
+    }
+    __device__ __forceinline__ void add_moment(double scaled, int moment, Words &word) const
+    {
+        const double high = rounded_product(scaled, 1.0);
+        word[1 + kDims + moment] = high;
+        word[1 + kDims + Kind::Shape::kMoments + moment] = rounded_product(scaled - high, stats.one);
+    }
+
+    /* Puts the lanes' rows that are `mine` behind the n of a queue. */
+    __device__ __forceinline__ void enqueue(SmallQueue<Kind> &queue, int &n, bool mine, Mask mask,
+                                            int64_t row)
+    {
+        const unsigned all = __ballot_sync(kWholeWarp, mine);
+        if (mine) {
+            const int place = n + __popc(all & ((1u << threadIdx.x % kWarp) - 1));
+            queue.mask[place] = mask;
+            queue.row[place] = static_cast<int>(row);
+        }
+        n += __popc(all);
+    }
+
+    /* Takes up to a warp of the rows in a queue; lanes past its end get row 0 without candidates. */
+    __device__ __forceinline__ Mask dequeue(const SmallQueue<Kind> &queue, int &n, double (&x)[kDims])
+    {
+        const int count = min(n, kWarp), place = n - count + threadIdx.x % kWarp;
+        const bool mine = threadIdx.x % kWarp < count;
+        n -= count;
+        __syncwarp();
+        const Mask mask = mine ? queue.mask[place] : Mask{0};
+        exact_row(m, load_quads<T, kDims>(rows, mine ? queue.row[place] : 0, whole), x);
+        __syncwarp();
+        return mask;
+    }
+
+    /* kAtOnce of a lane's rows, those that have a single candidate. */
+    __device__ __forceinline__ void finish_single(const SmallQuads<T, kDims> *row, const Mask *mask)
+    {
+        bool single[kAtOnce], any = false;
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) {
+            single[i] = mask[i] != 0 && (mask[i] & (mask[i] - 1)) == 0;
+            any = any || single[i];
+        }
+        if (!__any_sync(kWholeWarp, any))
+            return;
+        Words word[kAtOnce];
+        int component[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) {
+            const int k = single[i] ? lowest(mask[i]) : 0;
+            double x[kDims];
+            exact_row(m, row[i], x);
+            const double distance = distance_of<kDims, kDiag>(m, x, k);
+            add_log(single[i] ? value_of<kDims, kDiag>(m, k, distance) : 0.0);
+            kept += single[i];
+            contribute(x, k, 1.0, distance, word[i]);
+            component[i] = single[i] ? k : kNoComponent;
+        }
+        if (stats.sums)
+            sums.template add<kAtOnce>(stages, word, component, model.k, fine);
+    }
+
+    /* A step's rows: those with one candidate; the others are put into the queues. */
+    __device__ __forceinline__ void finish(const SmallStep<T, Kind> &step, int64_t first,
+                                           const Mask (&mask)[kRows])
+    {
+#pragma unroll
+        for (int i = 0; i < kRows; i++) {
+            const Mask second = mask[i] & (mask[i] - 1), third = second & (second - 1);
+            const int64_t row = first + i * kWarp + threadIdx.x % kWarp;
+            enqueue(queues.two, n_two, second != 0 && third == 0, mask[i], row);
+            if (__any_sync(kWholeWarp, third != 0))
+                enqueue(queues.many, n_many, third != 0, mask[i], row);
+        }
+#pragma unroll
+        for (int i = 0; i < kRows; i += kAtOnce)
+            finish_single(&step.row[i], &mask[i]);
+    }
+
+    /* Up to a warp of rows with two candidates. */
+    __device__ __forceinline__ void finish_two()
+    {
+        double x[kDims], distance[2], value[2];
+        const Mask mask = dequeue(queues.two, n_two, x), rest = mask & (mask - 1);
+        const bool mine = mask != 0;
+        const int k[2] = {mine ? lowest(mask) : 0, mine ? lowest(rest) : 0};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            distance[i] = distance_of<kDims, kDiag>(m, x, k[i]);
+            value[i] = value_of<kDims, kDiag>(m, k[i], distance[i]);
+        }
+        const int best = value[1] > value[0]; /* ties go to the smaller number */
+        const double difference = best ? value[0] - value[1] : value[1] - value[0];
+        const double rest_of_mass = model.hard ? 0.0 : exp2(difference), sum = 1 + rest_of_mass;
+        const double density = best ? value[1] : value[0];
+        const bool both = !model.hard && difference >= -model.keep_bits;
+        add_log(mine ? density + log2(sum) : 0.0);
+        kept += mine ? 1 + both : 0;
+        if (!stats.sums)
+            return;
+        Words word[2];
+        int component[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const bool keep = mine && (i == best || both);
+            contribute(x, k[i], keep ? (i == best ? 1.0 : rest_of_mass) / sum : 0.0, distance[i], word[i]);
+            component[i] = keep ? k[i] : kNoComponent;
+        }
+        if constexpr (kAtOnce >= 2) {
+            sums.template add<2>(stages, word, component, model.k, fine);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                sums.template add<1>(stages, &word[i], &component[i], model.k, fine);
+        }
+    }
+
+    /* Up to a warp of rows with any number of candidates. */
+    __device__ __forceinline__ void finish_many()
+    {
+        double x[kDims];
+        Mask left = dequeue(queues.many, n_many, x);
+        const SmallFound found = find_best<kDims, kDiag>(m, x, left);
+        add_log(left == 0 ? 0.0 : model.hard ? found.value : found.value + log2(found.sum));
+        if (model.hard && left != 0)
+            left = Mask{1} << found.best;
+        for (; __any_sync(kWholeWarp, left != 0); left &= left - 1) {
+            const int k = left != 0 ? lowest(left) : 0;
+            const double distance = distance_of<kDims, kDiag>(m, x, k);
+            const double value = value_of<kDims, kDiag>(m, k, distance);
+            const bool keep = left != 0 && value >= found.value - model.keep_bits;
+            kept += keep;
+            if (!stats.sums)
+                continue;
+            const double r = !keep ? 0.0 : model.hard ? 1.0 : exp2(value - found.value) / found.sum;
+            const int component = keep ? k : kNoComponent;
+            Words word;
+            contribute(x, k, r, distance, word);
+            sums.template add<1>(stages, &word, &component, model.k, fine);
+        }
     }
 };
 
-/* The candidates of the thread's rows from row `first` on; zero past the end. */
-template <typename T, int kDims, int kRows, bool kDiag>
-__device__ __forceinline__ void find_candidates(const SmallBlock<kDims> &block, int64_t first,
-                                                uint64_t (&mask)[kRows])
+/* The block's sums to the statistics. */
+template <typename Kind>
+__device__ void flush_sums(const unsigned long long *sums, const fgmm_model_view &model,
+                           const fgmm_stats_view &stats)
 {
-    SmallRow<kDims> row[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        const int64_t number = min(block.row(first, i), static_cast<int64_t>(block.rows.rows) - 1);
-        row[i] =
-            load_row<T, kDims>(block.rows, block.shared.model.origin, static_cast<int>(number), block.whole);
-    }
-    screen_rows<kDims, kRows, kDiag>(block.shared.model, block.model, row, mask);
-#pragma unroll
-    for (int i = 0; i < kRows; i++)
-        if (block.row(first, i) >= block.rows.rows)
-            mask[i] = 0;
-}
-
-/* Whether the list holds all candidates of the step. */
-template <int kDims, int kRows>
-__device__ __forceinline__ bool all_fit(SmallBlock<kDims> &block, const uint64_t (&mask)[kRows])
-{
-    int *total = &block.shared.pairs.total, candidates = 0;
-#pragma unroll
-    for (int i = 0; i < kRows; i++)
-        candidates += __popcll(mask[i]);
-    candidates = __reduce_add_sync(kWholeWarp, candidates);
-    if (threadIdx.x == 0)
-        *total = 0;
-    __syncthreads();
-    if (threadIdx.x % kWarp == 0)
-        atomicAdd(total, candidates);
-    __syncthreads();
-    return *total <= Small::kPairs;
-}
-
-__device__ __forceinline__ void put_pair(SmallPairs &pairs, int place, int row, double r, double distance)
-{
-    pairs.r[place] = r;
-    pairs.distance[place] = distance;
-    pairs.row[place] = static_cast<uint16_t>(row);
-}
-
-/* Counts the round's candidates by component. rank: of a row's only one. */
-template <int kDims, int kRows>
-__device__ __forceinline__ void count_round(SmallBlock<kDims> &block, const Round &round,
-                                            const uint64_t (&mask)[kRows], int (&rank)[kRows])
-{
-    SmallPairs &pairs = block.shared.pairs;
-    for (int c = threadIdx.x; c < block.model.k; c += Small::kThreads)
-        pairs.cursor[c] = pairs.several[c] = 0;
-    if (threadIdx.x == 0)
-        pairs.n_waiting = 0;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        rank[i] = -1;
-        if (!round.has(i) || mask[i] == 0)
+    using Shape = typename Kind::Shape;
+    const bool second = Kind::kDiagMoment || stats.moment == FGMM_KERNEL_MOMENT_SPHERICAL;
+    for (int i = threadIdx.x; i < model.k * Shape::kPitch; i += Kind::kThreads) {
+        const int k = i / Shape::kPitch, word = i % Shape::kPitch, d = word - 1;
+        const int high = d - Kind::kDims, low = high - Shape::kMoments;
+        const int64_t value = static_cast<int64_t>(sums[i]);
+        const int moments = Kind::kDiagMoment ? model.dim : 1;
+        if (value == 0 || word >= Shape::kWords)
             continue;
-        if ((mask[i] & (mask[i] - 1)) == 0) {
-            rank[i] = atomicAdd(&pairs.cursor[__ffsll(static_cast<long long>(mask[i])) - 1], 1);
-            continue;
-        }
-        const int place = atomicAdd(&pairs.n_waiting, 1);
-        pairs.waiting[place] = mask[i];
-        pairs.waiting_row[place] = static_cast<uint16_t>(i * Small::kThreads + threadIdx.x);
-        for (uint64_t left = mask[i]; left != 0; left &= left - 1)
-            atomicAdd(&pairs.several[__ffsll(static_cast<long long>(left)) - 1], 1);
+        if (word == 0)
+            add_words(&stats.n[k], value);
+        else if (d < Kind::kDims && d < model.dim)
+            add_words(&stats.s[k * model.dim + d], value);
+        else if (second && high >= 0 && high < moments)
+            add_words(&stats.q_high[k * moments + high], value);
+        else if (second && low >= 0 && low < moments)
+            add_words(&stats.q_low[k * moments + low], value);
     }
-    scan_components(pairs, block.model.k);
 }
 
-/* Finishes the rows of a round and adds their pairs. */
-template <typename T, int kDims, int kRows, bool kDiag, bool kDiagMoment>
-__device__ __forceinline__ void finish_round(SmallBlock<kDims> &block, int64_t first, const Round &round,
-                                             const uint64_t (&mask)[kRows])
-{
-    SmallPairs &pairs = block.shared.pairs;
-    const SmallModel<kDims> &model = block.shared.model;
-    const fgmm_stats_view &stats = block.stats;
-    const int step_first = static_cast<int>(first);
-    int rank[kRows];
-    count_round<kDims, kRows>(block, round, mask, rank);
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-        if (rank[i] < 0)
-            continue;
-        const int row = i * Small::kThreads + threadIdx.x, k = __ffsll(static_cast<long long>(mask[i])) - 1;
-        double x[kDims];
-        load_exact<T, kDims>(block.rows, model.origin, step_first + row, block.whole, x);
-        const double distance = distance_of<kDims, kDiag>(model, x, k);
-        block.add_log(value_of<kDims, kDiag>(model, k, distance));
-        block.kept++;
-        put_pair(pairs, pairs.begin[k] + rank[i], row, 1.0, distance);
-    }
-    for (int i = threadIdx.x; i < pairs.n_waiting; i += Small::kThreads) {
-        const int row = pairs.waiting_row[i];
-        block.add_log(
-            finish_row<T, kDims, kDiag>(model, block.model, block.rows, step_first + row, block.whole,
-                                        pairs.waiting[i], [&](int k, double r, double distance) {
-                                            block.kept++;
-                                            put_pair(pairs, atomicAdd(&pairs.cursor[k], 1), row, r, distance);
-                                        }));
-    }
-    __syncthreads();
-    if (stats.sums)
-        add_pairs<T, kDims, kDiagMoment>(model, pairs, block.rows, block.model, stats, step_first,
-                                         block.whole, block.sums);
-    __syncthreads();
-}
-
-/* Steps of kThreads * kRows rows; thread t has rows t, t + kThreads... of a step. kDiag: the form;
- * kDiagMoment: second moments by dimension. */
-template <typename T, int kDims, int kRows, bool kDiag, bool kDiagMoment>
-__global__ void __launch_bounds__(Small::kThreads, Small::blocks(kDims, kDiagMoment))
+template <typename T, typename Kind>
+__global__ void __launch_bounds__(Kind::kThreads, Kind::kBlocks)
     estep(fgmm_row_view rows, fgmm_model_view model, fgmm_stats_view stats)
 {
     extern __shared__ __align__(16) unsigned char memory[];
-    SmallShared<kDims> &shared = *reinterpret_cast<SmallShared<kDims> *>(memory);
-    unsigned long long *sums = reinterpret_cast<unsigned long long *>(memory + sizeof shared);
-    SmallBlock<kDims> block = {shared, sums, rows, model, stats, quads_are_whole<T>(rows), {}, 0, 0};
+    SmallShared<Kind> &shared = *reinterpret_cast<SmallShared<Kind> *>(memory);
+    constexpr int kStep = kWarp * Kind::kRows; /* rows of a warp */
+    const int warp = threadIdx.x / kWarp;
+    const int64_t stride = static_cast<int64_t>(gridDim.x) * (Kind::kThreads / kWarp) * kStep;
+    const bool whole = quads_are_whole<T>(rows);
+    int64_t first = (static_cast<int64_t>(warp) * gridDim.x + blockIdx.x) * kStep;
+    SmallStep<T, Kind> step;
+    step.load(rows, first, whole); /* on their way while the model is made ready */
     if (threadIdx.x == 0)
         shared.totals = {0, 0, 0};
-    for (int i = threadIdx.x; i < model.k * words_of<kDiagMoment>(stats, model.dim); i += Small::kThreads)
-        sums[i] = 0;
-    fill_model<kDims, kDiag>(shared.model, rows, model, stats);
-    constexpr int64_t kStep = Small::kThreads * kRows;
-    for (int64_t first = blockIdx.x * kStep; first < rows.rows; first += gridDim.x * kStep) {
-        uint64_t mask[kRows];
-        find_candidates<T, kDims, kRows, kDiag>(block, first, mask);
-        /* All rows at one time where the list holds them; else one a thread, of so many warps as it holds. */
-        const bool fits = all_fit<kDims, kRows>(block, mask);
-        const int slots = fits ? kRows : 1;
-        const int warps = fits ? Small::kWarps : min(Small::kPairs / (kWarp * model.k), Small::kWarps);
-        for (int slot = 0; slot < kRows; slot += slots)
-            for (int warp = 0; warp < Small::kWarps; warp += warps)
-                finish_round<T, kDims, kRows, kDiag, kDiagMoment>(block, first, {slot, slots, warp, warps},
-                                                                  mask);
+    for (int i = threadIdx.x; i < Kind::Shape::kSums; i += Kind::kThreads)
+        shared.sums[i] = 0;
+    fill_model<Kind::kDims, Kind::kDiag>(shared.model, rows, model, stats, 16);
+    SmallWarp<T, Kind> work = {shared.model, shared.stages[warp], shared.queues[warp], rows, model, stats,
+                               whole,        stats.one > 0x1p46};
+    for (;; first += stride) {
+        const bool last = first >= rows.rows;
+        if (!last) {
+            typename Kind::Mask mask[Kind::kRows];
+            SmallStep<T, Kind> next;
+            work.screen(step, first, mask);
+            next.load(rows, first + stride, whole);
+            work.finish(step, first, mask);
+            step = next;
+        }
+        while (work.n_two >= (last ? 1 : kWarp))
+            work.finish_two();
+        while (work.n_many >= (last ? 1 : kWarp))
+            work.finish_many();
+        if (last)
+            break;
     }
-    const Limbs log = {warp_sum(block.log.high.sum(block.logs)), warp_sum(block.log.low.sum(block.logs))};
-    const int64_t kept = warp_sum(static_cast<int64_t>(block.kept));
+    work.sums.flush(shared.sums);
+    const Limbs mine = work.log.sum();
+    const Limbs log = {warp_sum(mine.high), warp_sum(mine.low)};
+    const int64_t kept = warp_sum(static_cast<int64_t>(work.kept));
     if (threadIdx.x % kWarp == 0)
         shared.totals.add(log, kept);
     __syncthreads();
     if (stats.sums)
-        flush_sums<kDiagMoment>(sums, model, stats);
+        flush_sums<Kind>(shared.sums, model, stats);
     if (threadIdx.x == 0)
         shared.totals.flush(stats);
+}
+
+template <typename T, typename Kind>
+int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_stats_view *stats,
+           int multiprocessors, fgmm_stream stream)
+{
+    constexpr int kStep = Kind::kThreads * Kind::kRows;
+    constexpr int kBytes = sizeof(SmallShared<Kind>);
+    static_assert(kBytes <= 99 * 1024, "what any device of compute capability 8 has");
+    const auto kernel = estep<T, Kind>;
+    static const cudaError_t allowed =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+    if (allowed != cudaSuccess)
+        return allowed;
+    static const int resident = [&] {
+        int blocks = 1;
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, Kind::kThreads, kBytes);
+        return blocks;
+    }();
+    const int steps = (rows->rows + kStep - 1) / kStep, most = multiprocessors * resident;
+    const int blocks = steps < most ? steps : most;
+    kernel<<<blocks, Kind::kThreads, kBytes, stream>>>(*rows, *model, *stats);
+    return cudaGetLastError();
 }
 
 template <typename T, int kDims, bool kDiag, bool kDiagMoment>
 int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_stats_view *stats,
            int multiprocessors, fgmm_stream stream)
 {
-    constexpr int kRows = Small::rows(kDims);
-    constexpr int kStep = Small::kThreads * kRows;
-    constexpr int kMostWords = kDiagMoment ? 1 + 3 * kDims : 3 + kDims;
-    constexpr int kMostBytes = sizeof(SmallShared<kDims>) + FGMM_SMALL_COMPONENTS * kMostWords * 8;
-    static_assert(kMostBytes <= 99 * 1024, "what any device of compute capability 8 has");
-    const auto kernel = estep<T, kDims, kRows, kDiag, kDiagMoment>;
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
-    if (allowed != cudaSuccess)
-        return allowed;
-    const int steps = (rows->rows + kStep - 1) / kStep,
-              most = multiprocessors * Small::blocks(kDims, kDiagMoment);
-    const int blocks = steps < most ? steps : most;
-    const size_t bytes = sizeof(SmallShared<kDims>) + static_cast<size_t>(model->k) * kMostWords * 8;
-    kernel<<<blocks, Small::kThreads, bytes, stream>>>(*rows, *model, *stats);
-    return cudaGetLastError();
+    if (model->k <= 16)
+        return launch<T, SmallKind<kDims, kDiag, kDiagMoment, 1>>(rows, model, stats, multiprocessors,
+                                                                  stream);
+    return launch<T, SmallKind<kDims, kDiag, kDiagMoment, FGMM_SMALL_COMPONENTS / 16>>(
+        rows, model, stats, multiprocessors, stream);
 }
-
 template <typename T>
 int launch(const fgmm_row_view *rows, const fgmm_model_view *model, const fgmm_stats_view *stats,
            int multiprocessors, fgmm_stream stream)

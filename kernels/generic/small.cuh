@@ -2,37 +2,40 @@
 #ifndef FGMM_GENERIC_SMALL_CUH
 #define FGMM_GENERIC_SMALL_CUH
 
-#include "kernels/generic/fixed.cuh"
+#include <type_traits>
 #include "kernels/generic/rows.cuh"
+#include "kernels/ptx/math.cuh"
 
 namespace fgmm
 {
 
 struct Small {
-    static constexpr int kThreads = 256;
-    static constexpr int kWarps = kThreads / kWarp;
-    static constexpr int kMostBlocks = 2; /* a multiprocessor: one screens while the other sorts or adds */
-    static constexpr int kPairs = 2048;   /* at one time, 18 bytes each */
-    static_assert(kPairs >= kWarp * FGMM_SMALL_COMPONENTS, "a warp's rows fit with all components");
-    static constexpr int kMostStep = 4 * kThreads; /* rows at one time */
-    static constexpr int kFew = 16; /* components whose fp32 values are kept, of four dimensions */
-    /* Eight dimensions of second moments take the registers of both. */
-    static constexpr int blocks(int dims, bool diagonal) { return diagonal && dims > 4 ? 1 : kMostBlocks; }
+    /* sums: 64-bit ones of four a thread, for 16 components and 8 words each. With one, two blocks of 128
+     * registers a thread; with more, one block of 168, or 255. */
+    static constexpr int threads(int sums) { return sums == 1 || sums > 6 ? 256 : 384; }
+    static constexpr int blocks(int sums) { return sums == 1 ? 2 : 1; }
     /* Rows a thread: a component's terms are read once for all of them, and they fit the registers. */
-    static constexpr int rows(int dims) { return dims <= 8 ? 4 : 2; }
+    static constexpr int rows(int dims) { return dims <= 4 ? 3 : 2; }
 };
 
 /* The model in shared memory. kDims: dimensions, padded with zeros. */
 template <int kDims> struct SmallModel {
-    double mean[FGMM_SMALL_COMPONENTS][kDims];
-    double factor[FGMM_SMALL_COMPONENTS][kDims]; /* spherical: the first one, on the squared distance */
-    double offset[FGMM_SMALL_COMPONENTS];
-    double origin[kDims], inverse[kDims]; /* inverse: of the grid's bound, times 2^bits */
+    /* In float64: the mean, the factor on the squared distance (spherical), the offset. Records of 16 bytes'
+     * multiples that are not a power of two, since lanes read those of different components. */
+    alignas(16) double component[FGMM_SMALL_COMPONENTS][kDims + 2];
+    alignas(16) double factor[FGMM_SMALL_COMPONENTS][kDims + 2]; /* diag alone */
+    alignas(16) double origin[kDims], inverse[kDims]; /* inverse: of the grid's bound, times 2^bits */
+    /* In fp32, relative to the origin in fp32, so that rows need no float64 to be screened. */
     float4 linear[FGMM_SMALL_COMPONENTS][kDims / 4];
     float4 square[FGMM_SMALL_COMPONENTS][kDims / 4]; /* diag: -factor^2 */
     float2 terms[FGMM_SMALL_COMPONENTS];             /* c_k; -F_k of spherical */
-    float slack[3];                                  /* |error| <= slack[0] + slack[1] |y| + slack[2] |y|^2 */
-    unsigned long long live;                         /* components that can be chosen */
+    float origin32[kDims];
+    float slack[3];          /* |error| <= slack[0] + slack[1] |y| + slack[2] |y|^2 */
+    unsigned long long live; /* components that can be chosen */
+
+    __device__ __forceinline__ double mean(int k, int d) const { return component[k][d]; }
+    __device__ __forceinline__ double squared_factor(int k) const { return component[k][kDims]; }
+    __device__ __forceinline__ double offset(int k) const { return component[k][kDims + 1]; }
 };
 
 /* Raises a float in shared memory that is not negative. */
@@ -41,41 +44,50 @@ __device__ __forceinline__ void raise(float *most, double value)
     atomicMax(reinterpret_cast<int *>(most), __float_as_int(__double2float_ru(value)));
 }
 
-/* Fills the block's model, a thread a component. */
+/* Fills the block's model, a thread a component. few: components that are screened, though there may not be
+ * so many. */
 template <int kDims, bool kDiag>
 __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, const fgmm_model_view &model,
-                           const fgmm_stats_view &stats)
+                           const fgmm_stats_view &stats, int few)
 {
-    for (int d = threadIdx.x; d < kDims; d += Small::kThreads) {
-        m.origin[d] = d < model.dim ? rows.origin[d] : 0;
-        m.inverse[d] = d < model.dim ? stats.inverse_bound[d] * stats.one : 0;
+    const int k = threadIdx.x, d_last = static_cast<int>(blockDim.x) - 1 - k; /* other threads than k < 64 */
+    if (d_last < kDims) {
+        const bool real = d_last < model.dim;
+        m.origin[d_last] = real ? rows.origin[d_last] : 0;
+        m.origin32[d_last] = real ? rows.origin32[d_last] : 0;
+        m.inverse[d_last] = real ? stats.inverse_bound[d_last] * stats.one : 0;
     }
     if (threadIdx.x < 3)
         m.slack[threadIdx.x] = 0;
     if (threadIdx.x == 0)
         m.live = 0;
     __syncthreads();
-    const int k = threadIdx.x;
-    if (k >= model.k && k < Small::kFew) { /* screened with the others, and never chosen */
+    if (k >= model.k && k < few) { /* screened with the others, and never chosen */
         m.terms[k] = {-INFINITY, 0};
         for (int q = 0; q < kDims / 4; q++)
             m.linear[k][q] = m.square[k][q] = float4{0, 0, 0, 0};
     }
     if (k < model.k) {
         double constant = model.offset[k], norm = 0, most = 0;
-        m.offset[k] = constant;
+        m.component[k][kDims + 1] = constant;
+        m.component[k][kDims] = kDiag ? 1.0 : model.factor[k];
+        const bool live = !isinf(constant);
+#pragma unroll
         for (int d = 0; d < kDims; d++) {
             const int at = k * model.dim + d;
             const bool real = d < model.dim;
             const double mean = real ? model.mean[at] : 0;
             const double given = kDiag ? (real ? model.factor[at] : 0) : model.factor[k];
             const double factor = kDiag ? given * given : given;
-            m.mean[k][d] = mean;
-            m.factor[k][d] = given;
-            constant -= factor * mean * mean;
-            norm += 4 * factor * factor * mean * mean;
+            const double from =
+                real ? mean + (rows.origin[d] - rows.origin32[d]) : 0; /* the origin in fp32 */
+            m.component[k][d] = mean;
+            if constexpr (kDiag)
+                m.factor[k][d] = given;
+            constant -= factor * from * from;
+            norm += 4 * factor * factor * from * from;
             most = fmax(most, factor);
-            reinterpret_cast<float *>(m.linear[k])[d] = static_cast<float>(2 * factor * mean);
+            reinterpret_cast<float *>(m.linear[k])[d] = static_cast<float>(2 * factor * from);
             if constexpr (kDiag)
                 reinterpret_cast<float *>(m.square[k])[d] = static_cast<float>(-factor);
         }
@@ -83,7 +95,7 @@ __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, cons
         /* A chain of fmas over 2 kDims + 2 terms, and roundings of y, b, c and F: twice over. Components that
          * nothing chooses do not count. */
         const double growth = 2 * (2 * kDims + 8) * 0x1p-24;
-        if (!isinf(m.offset[k])) {
+        if (live) {
             atomicOr(&m.live, 1ull << k);
             raise(&m.slack[0], growth * fabs(constant));
             raise(&m.slack[1], growth * sqrt(norm));
@@ -93,15 +105,29 @@ __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, cons
     __syncthreads();
 }
 
-/* Four consecutive elements of a row, relative to the origin. */
-template <typename T>
-__device__ __forceinline__ void load_four(const fgmm_row_view &rows, const double *origin, int row, int d,
-                                          bool whole, double (&x)[4])
+/* A row as it is stored. */
+template <typename T, int kDims> struct SmallQuads {
+    Quad<T> quad[kDims / 4];
+};
+
+template <typename T, int kDims>
+__device__ __forceinline__ SmallQuads<T, kDims> load_quads(const fgmm_row_view &rows, int row, bool whole)
 {
-    const Quad<T> quad = load_quad(row_of<T>(rows, row), d, rows.dim, whole);
+    SmallQuads<T, kDims> result;
 #pragma unroll
-    for (int e = 0; e < 4; e++)
-        x[e] = d + e < rows.dim ? to_double(quad.value[e]) - origin[d + e] : 0.0;
+    for (int q = 0; q < kDims / 4; q++)
+        result.quad[q] = load_quad(row_of<T>(rows, row), 4 * q, rows.dim, whole);
+    return result;
+}
+
+/* The row relative to the origin; zero past the last dimension. */
+template <typename T, int kDims>
+__device__ __forceinline__ void exact_row(const SmallModel<kDims> &m, const SmallQuads<T, kDims> &row,
+                                          double (&x)[kDims])
+{
+#pragma unroll
+    for (int d = 0; d < kDims; d++)
+        x[d] = to_double(row.quad[d / 4].value[d % 4]) - m.origin[d];
 }
 
 /* A row in fp32 with |y|^2. */
@@ -110,20 +136,15 @@ template <int kDims> struct SmallRow {
 };
 
 template <typename T, int kDims>
-__device__ __forceinline__ SmallRow<kDims> load_row(const fgmm_row_view &rows, const double *origin, int row,
-                                                    bool whole)
+__device__ __forceinline__ SmallRow<kDims> rounded_row(const SmallModel<kDims> &m,
+                                                       const SmallQuads<T, kDims> &row)
 {
     SmallRow<kDims> result;
     result.square = 0;
 #pragma unroll
-    for (int d = 0; d < kDims; d += 4) {
-        double x[4];
-        load_four<T>(rows, origin, row, d, whole, x);
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            result.y[d + e] = static_cast<float>(x[e]);
-            result.square = fmaf(result.y[d + e], result.y[d + e], result.square);
-        }
+    for (int d = 0; d < kDims; d++) {
+        result.y[d] = to_float(row.quad[d / 4].value[d % 4]) - m.origin32[d];
+        result.square = fmaf(result.y[d], result.y[d], result.square);
     }
     return result;
 }
@@ -163,23 +184,24 @@ __device__ __forceinline__ void lower_limits(const SmallModel<kDims> &m, double 
 {
 #pragma unroll
     for (int i = 0; i < kRows; i++) {
-        const float length = sqrtf(rows[i].square);
+        const float length = ptx::sqrt_approx(rows[i].square); /* 2.001 covers its error */
         const float slack = fmaf(m.slack[2], rows[i].square, fmaf(m.slack[1], length, m.slack[0]));
         limit[i] -= 2.001f * slack + static_cast<float>(keep_bits) * 1.00001f + 1e-6f * fabsf(limit[i]);
     }
 }
 
-/* Few components: their l_k stay in registers. */
+/* Few components: their l_k stay in registers. Bits are set where a component is out. */
 template <int kDims, int kRows, bool kDiag>
 __device__ __forceinline__ void screen_few(const SmallModel<kDims> &m, double keep_bits,
-                                           const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+                                           const SmallRow<kDims> (&rows)[kRows], uint32_t (&mask)[kRows])
 {
-    float limit[kRows], l[Small::kFew][kRows];
+    constexpr int kFew = 16;
+    float limit[kRows], l[kFew][kRows];
 #pragma unroll
     for (int i = 0; i < kRows; i++)
         limit[i] = -INFINITY;
 #pragma unroll
-    for (int k = 0; k < Small::kFew; k++) {
+    for (int k = 0; k < kFew; k++) {
         screen_component<kDims, kRows, kDiag>(m, k, rows, l[k]);
 #pragma unroll
         for (int i = 0; i < kRows; i++)
@@ -188,18 +210,18 @@ __device__ __forceinline__ void screen_few(const SmallModel<kDims> &m, double ke
     lower_limits(m, keep_bits, rows, limit);
 #pragma unroll
     for (int i = 0; i < kRows; i++) {
-        uint32_t bits = 0;
+        uint32_t out = 0;
 #pragma unroll
-        for (int k = 0; k < Small::kFew; k++)
-            bits |= l[k][i] < limit[i] ? 0u : 1u << k;
-        mask[i] = bits;
+        for (int k = kFew - 1; k >= 0; k--) /* the last one becomes bit 0 */
+            out = __funnelshift_l(__float_as_uint(l[k][i] - limit[i]), out, 1);
+        mask[i] = ~out & 0xffff;
     }
 }
 
 /* Any number: they are computed once more. */
-template <int kDims, int kRows, bool kDiag>
+template <int kDims, int kRows, bool kDiag, typename Mask>
 __device__ __forceinline__ void screen_many(const SmallModel<kDims> &m, const fgmm_model_view &model,
-                                            const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+                                            const SmallRow<kDims> (&rows)[kRows], Mask (&mask)[kRows])
 {
     float limit[kRows], l[kRows];
 #pragma unroll
@@ -218,22 +240,22 @@ __device__ __forceinline__ void screen_many(const SmallModel<kDims> &m, const fg
         screen_component<kDims, kRows, kDiag>(m, k, rows, l);
 #pragma unroll
         for (int i = 0; i < kRows; i++)
-            mask[i] |= l[i] < limit[i] ? 0ull : 1ull << k;
+            mask[i] |= l[i] < limit[i] ? Mask{0} : Mask{1} << k;
     }
 }
 
 /* The components that can matter for each row, as bits. What is not a number stays in. */
-template <int kDims, int kRows, bool kDiag>
+template <int kDims, int kRows, bool kDiag, typename Mask>
 __device__ __forceinline__ void screen_rows(const SmallModel<kDims> &m, const fgmm_model_view &model,
-                                            const SmallRow<kDims> (&rows)[kRows], uint64_t (&mask)[kRows])
+                                            const SmallRow<kDims> (&rows)[kRows], Mask (&mask)[kRows])
 {
-    if (kDims == 4 && model.k <= Small::kFew)
+    if constexpr (kDims == 4 && std::is_same<Mask, uint32_t>::value)
         screen_few<kDims, kRows, kDiag>(m, model.keep_bits, rows, mask);
     else
         screen_many<kDims, kRows, kDiag>(m, model, rows, mask);
 #pragma unroll
     for (int i = 0; i < kRows; i++)
-        mask[i] &= m.live;
+        mask[i] &= static_cast<Mask>(m.live);
 }
 
 /* ||F(x - mean)||^2 of component k; spherical: without the factor. */
@@ -243,7 +265,7 @@ __device__ __forceinline__ double distance_of(const SmallModel<kDims> &m, const 
     double sum = 0;
 #pragma unroll
     for (int d = 0; d < kDims; d++) {
-        double t = x[d] - m.mean[k][d];
+        double t = x[d] - m.mean(k, d);
         if constexpr (kDiag)
             t *= m.factor[k][d];
         sum = fma(t, t, sum);
@@ -254,60 +276,37 @@ __device__ __forceinline__ double distance_of(const SmallModel<kDims> &m, const 
 template <int kDims, bool kDiag>
 __device__ __forceinline__ double value_of(const SmallModel<kDims> &m, int k, double distance)
 {
-    return fma(kDiag ? -1.0 : -m.factor[k][0], distance, m.offset[k]);
+    return fma(kDiag ? -1.0 : -m.squared_factor(k), distance, m.offset(k));
 }
 
-template <typename T, int kDims>
-__device__ __forceinline__ void load_exact(const fgmm_row_view &rows, const double *origin, int row,
-                                           bool whole, double (&x)[kDims])
+template <typename Mask> __device__ __forceinline__ int lowest(Mask mask)
 {
-#pragma unroll
-    for (int d = 0; d < kDims; d += 4) {
-        double four[4];
-        load_four<T>(rows, origin, row, d, whole, four);
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            x[d + e] = four[e];
-    }
+    return sizeof mask == 4 ? __ffs(static_cast<int>(mask)) - 1 : __ffsll(static_cast<long long>(mask)) - 1;
 }
 
-/* The candidates of one row in float64: calls keep(k, responsibility, distance) for each that is kept;
- * returns the row's log2-density (hard: minus the squared distance). */
-template <typename T, int kDims, bool kDiag, typename Keep>
-__device__ __forceinline__ double finish_row(const SmallModel<kDims> &m, const fgmm_model_view &model,
-                                             const fgmm_row_view &rows, int row, bool whole, uint64_t mask,
-                                             Keep keep)
+/* The candidates of a row together. */
+struct SmallFound {
+    int best;          /* ties go to the smaller number */
+    double value, sum; /* of the best; of 2^(l - value) over all */
+};
+
+template <int kDims, bool kDiag, typename Mask>
+__device__ __forceinline__ SmallFound find_best(const SmallModel<kDims> &m, const double (&x)[kDims],
+                                                Mask mask)
 {
-    double x[kDims];
-    load_exact<T, kDims>(rows, m.origin, row, whole, x);
-    int first = __ffsll(static_cast<long long>(mask)) - 1;
-    double distance = distance_of<kDims, kDiag>(m, x, first);
-    double best = value_of<kDims, kDiag>(m, first, distance), sum = 1;
-    for (uint64_t left = mask & (mask - 1); left != 0; left &= left - 1) {
-        const int k = __ffsll(static_cast<long long>(left)) - 1;
-        const double its_distance = distance_of<kDims, kDiag>(m, x, k);
-        const double value = value_of<kDims, kDiag>(m, k, its_distance);
-        if (value > best) { /* ties go to the smaller number */
-            sum = fma(sum, exp2(best - value), 1.0);
-            best = value;
-            first = k;
-            distance = its_distance;
+    SmallFound found = {-1, -INFINITY, 0};
+    for (Mask left = mask; left != 0; left &= left - 1) {
+        const int k = lowest(left);
+        const double value = value_of<kDims, kDiag>(m, k, distance_of<kDims, kDiag>(m, x, k));
+        if (found.best < 0) {
+            found = {k, value, 1};
+        } else if (value > found.value) {
+            found = {k, value, fma(found.sum, exp2(found.value - value), 1.0)};
         } else {
-            sum += exp2(value - best);
+            found.sum += exp2(value - found.value);
         }
     }
-    if (model.hard) {
-        keep(first, 1.0, distance);
-        return best;
-    }
-    for (uint64_t left = mask; left != 0; left &= left - 1) {
-        const int k = __ffsll(static_cast<long long>(left)) - 1;
-        const double its_distance = distance_of<kDims, kDiag>(m, x, k);
-        const double value = value_of<kDims, kDiag>(m, k, its_distance);
-        if (value >= best - model.keep_bits)
-            keep(k, exp2(value - best) / sum, its_distance);
-    }
-    return best + log2(sum);
+    return found;
 }
 
 } // namespace fgmm

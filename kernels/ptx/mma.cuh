@@ -32,6 +32,29 @@ __device__ __forceinline__ void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1,
 }
 #undef FGMM_MMA
 
+/* A product in float64, of 16 x 8 by 8 x 8 numbers: a0 and a1 are rows g and g + 8 of A in column t, a2 and
+ * a3 in column t + 4; b0 and b1 are rows t and t + 4 of B in column g; sums as above. */
+__device__ __forceinline__ void mma_f64(double (&c)[4], double a0, double a1, double a2, double a3, double b0,
+                                        double b1)
+{
+#if __CUDA_ARCH__ >= 900
+    asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+        : "d"(a0), "d"(a1), "d"(a2), "d"(a3), "d"(b0), "d"(b1));
+#else
+    const auto quarter = [](double &c0, double &c1, double a, double b) {
+        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+            : "+d"(c0), "+d"(c1)
+            : "d"(a), "d"(b));
+    };
+    quarter(c[0], c[1], a0, b0);
+    quarter(c[0], c[1], a2, b1);
+    quarter(c[2], c[3], a1, b0);
+    quarter(c[2], c[3], a3, b1);
+#endif
+}
+
 } // namespace fgmm::ptx
 
 #endif

@@ -9,6 +9,7 @@
 #include "model/stats.h"
 
 typedef struct fgmm_backend fgmm_backend;
+typedef struct fgmm_poor fgmm_poor; /* poor.h */
 
 /* A responsibility is kept when its log2-density is within 20 + log2(k) bits (or more) of the row's largest:
  * the mass left out is below 2^-20. */
@@ -110,6 +111,9 @@ typedef struct {
     fgmm_status (*assign_begin)(fgmm_backend *backend, const fgmm_components *components, int32_t top);
     fgmm_status (*assign_tile)(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,
                                float *responsibilities, double *log_density);
+    /* Offers the tile's rows that may be among the worst explained ones, as fgmm__poor_tile, which does it
+     * where this is NULL. */
+    fgmm_status (*poor_tile)(fgmm_backend *backend, const fgmm_tile *tile, fgmm_poor *poor);
 
     /* Neighbours: all pairs (query, row) with squared distance <= bound[query]. queries_begin keeps the
      * queries ([n][dim] float, host) on the backend. neighbors takes a subset of them (subset [n_subset]

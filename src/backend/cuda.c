@@ -46,6 +46,7 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_LABELS] = "labels",
     [BUFFER_RESPONSIBILITIES] = "responsibilities",
     [BUFFER_LOG_DENSITY] = "log-densities",
+    [BUFFER_POOR] = "badly explained rows",
     [BUFFER_QUERIES] = "queries",
     [BUFFER_SUBSET] = "numbers of queries",
     [BUFFER_QUERY_BOUNDS] = "bounds of queries",
@@ -122,7 +123,7 @@ static fgmm_status cuda_create(fgmm_comm *comm, fgmm_device *device, int threads
     cuda->base = (fgmm_backend){&fgmm__backend_cuda, comm, device, threads};
     cuda->stream = fgmm__device_stream(device);
     FGMM_TRY(find_hopper(&cuda->hopper));
-    FGMM_TRY(fgmm__pinned_alloc(device, FGMM_CHUNKS_UNDER_WAY * FGMM_CHUNK_QUANTA * sizeof(int32_t),
+    FGMM_TRY(fgmm__mapped_alloc(device, FGMM_CHUNKS_UNDER_WAY * FGMM_CHUNK_QUANTA * sizeof(int32_t),
                                 "counts of dense rows", (void **)&cuda->dense_counts));
     for (int slot = 0; slot < FGMM_CHUNKS_UNDER_WAY; slot++)
         FGMM_TRY(fgmm__gpu_event_create(device, &cuda->counts_ready[slot]));
@@ -159,6 +160,7 @@ const fgmm_backend_ops fgmm__backend_cuda = {
     .resident = &fgmm__cuda_resident_ops,
     .assign_begin = fgmm__cuda_assign_begin,
     .assign_tile = fgmm__cuda_assign_tile,
+    .poor_tile = fgmm__cuda_poor_tile,
     .queries_begin = fgmm__cuda_queries_begin,
     .neighbors = fgmm__cuda_neighbors,
     .lists_open = fgmm__cuda_lists_open,

@@ -1,7 +1,9 @@
 /* Assignment on the device: labels, responsibilities and log-densities of a chunk come home through pinned
  * memory. */
 #include "backend/cuda_backend.h"
+#include "backend/poor.h"
 
+#include <math.h>
 #include <string.h>
 
 /* One is computed while the results of the other come home. */
@@ -28,7 +30,7 @@ int64_t fgmm__cuda_assign_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
         fgmm__cuda_plan plan = fgmm__cuda_plan_of(shape, k, dim, false, chunk_quanta(top), CHUNKS);
         int64_t chunk = (int64_t)plan.chunk_quanta * FGMM_QUANTUM,
                 group = (int64_t)plan.group_quanta * FGMM_QUANTUM;
-        int64_t bytes = CHUNKS * chunk * (8 * top + 8) + group * 12 * top;
+        int64_t bytes = CHUNKS * chunk * (8 * top + 8) + group * 12 * top + (int64_t)sizeof(fgmm_poor_list);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -57,6 +59,8 @@ fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TOP_VALUE, group * (size_t)top * sizeof(double), &unused));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_TOP_COMPONENT, group * (size_t)top * sizeof(int32_t), &unused));
     size_t staging = labels * (sizeof(int32_t) + sizeof(float)) + rows * sizeof(double);
+    if (staging < sizeof(fgmm_poor_list))
+        staging = sizeof(fgmm_poor_list);
     if (a->staging_bytes < staging) {
         fgmm__pinned_free(backend->device, a->staging);
         a->staging = NULL;
@@ -148,4 +152,55 @@ fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile,
     a->log_density = log_density;
     fgmm_status status = fgmm__cuda_run_tile(cuda, &a->plan, &pass, tile);
     return status != FGMM_OK ? status : fgmm__cuda_end_pass(cuda, &a->plan, &pass);
+}
+
+/* The chunk's rows that may be among the worst explained. Where they are too many for the list, as in the
+ * first chunk, all log-densities come. */
+static fgmm_status offer_poor(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm__cuda_assign *a = &cuda->assign;
+    fgmm_device *device = cuda->base.device;
+    const double *densities = view_of(cuda, chunk->slot).log_density, *home = a->staging;
+    const int64_t begin = a->begin + chunk->first;
+    int32_t rows = chunk->original.rows;
+    fgmm_poor_list *list = cuda->buffers[BUFFER_POOR].pointer;
+    const fgmm_poor_list *found = a->staging;
+    double limit = fgmm__poor_limit(a->poor);
+    bool listed = limit < INFINITY;
+    if (listed) {
+        FGMM_LAUNCH(fgmm__launch_poor(densities, rows, limit, list, cuda->stream));
+        FGMM_TRY(fgmm__device_download(device, a->staging, list, sizeof *list, cuda->stream));
+        FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
+        listed = found->count <= FGMM_POOR_PLACES;
+    }
+    for (int32_t i = 0; listed && i < found->count; i++)
+        fgmm__poor_offer(a->poor, (fgmm_poor_row){found->log_density[i], begin + found->row[i]});
+    if (listed)
+        goto cleanup;
+    FGMM_TRY(
+        fgmm__device_download(device, a->staging, densities, (size_t)rows * sizeof *densities, cuda->stream));
+    FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
+    for (int32_t i = 0; i < rows; i++)
+        if (!(home[i] > fgmm__poor_limit(a->poor)))
+            fgmm__poor_offer(a->poor, (fgmm_poor_row){home[i], begin + i});
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cuda_poor_tile(fgmm_backend *backend, const fgmm_tile *tile, fgmm_poor *poor)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_backend *cuda = (fgmm__cuda_backend *)backend;
+    fgmm__cuda_assign *a = &cuda->assign;
+    const fgmm__cuda_pass pass = {
+        .least = 1, .sparse = select_sparse, .dense = select_dense, .done = offer_poor};
+    void *unused;
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_POOR, sizeof(fgmm_poor_list), &unused));
+    a->poor = poor;
+    a->begin = tile->begin;
+    FGMM_TRY(fgmm__cuda_run_tile(cuda, &a->plan, &pass, tile));
+    FGMM_TRY(fgmm__cuda_end_pass(cuda, &a->plan, &pass));
+cleanup:
+    return status;
 }

@@ -74,6 +74,7 @@ typedef enum {
     BUFFER_LABELS,
     BUFFER_RESPONSIBILITIES,
     BUFFER_LOG_DENSITY,
+    BUFFER_POOR,
     BUFFER_QUERIES,
     BUFFER_SUBSET,
     BUFFER_QUERY_BOUNDS,
@@ -142,6 +143,13 @@ typedef struct {
     bool small;   /* kernels/generic/small.cu does all of it */
 } fgmm__cuda_estep;
 
+/* Where the words of the E-step after this one will be, where there is room for two. */
+typedef struct {
+    char *other;
+    size_t bytes;
+    bool clean; /* an M-step has cleared it */
+} fgmm__cuda_words;
+
 /* The mixture of a fit that stays here (cuda_mixture.c). The M-step makes the next one of two from the other.
  */
 typedef struct {
@@ -152,11 +160,10 @@ typedef struct {
         fgmm_mixture_view view;
         fgmm_mixture_summary summary;
     } sides[2];
-    int now;                       /* the side that holds the parameters */
-    int summed;                    /* that of the last E-step */
-    float *origin32;               /* [dim padded] */
-    fgmm_mixture_summary *summary; /* device */
-    fgmm_mixture_summary *home;    /* pinned */
+    int now;                    /* the side that holds the parameters */
+    int summed;                 /* that of the last E-step */
+    float *origin32;            /* [dim padded] */
+    fgmm_mixture_summary *home; /* pinned: the device writes it */
 } fgmm__cuda_resident;
 
 typedef struct {
@@ -165,6 +172,8 @@ typedef struct {
     int32_t *labels;         /* where assign_tile's results go, host */
     float *responsibilities; /* or NULL */
     double *log_density;     /* or NULL */
+    fgmm_poor *poor;         /* of poor_tile, as the next */
+    int64_t begin;           /* global number of the tile's first row */
     void *staging;           /* pinned */
     size_t staging_bytes;
 } fgmm__cuda_assign;
@@ -199,6 +208,7 @@ struct fgmm__cuda_backend {
     fgmm__cuda_model model;
     fgmm__cuda_full full;
     fgmm__cuda_estep estep;
+    fgmm__cuda_words words;
     fgmm__cuda_resident resident;
     fgmm__cuda_assign assign;
     int64_t n_queries;
@@ -293,6 +303,7 @@ void fgmm__cuda_mixture_free(fgmm__cuda_backend *cuda);
 fgmm_status fgmm__cuda_assign_begin(fgmm_backend *backend, const fgmm_components *components, int32_t top);
 fgmm_status fgmm__cuda_assign_tile(fgmm_backend *backend, const fgmm_tile *tile, int32_t *labels,
                                    float *responsibilities, double *log_density);
+fgmm_status fgmm__cuda_poor_tile(fgmm_backend *backend, const fgmm_tile *tile, fgmm_poor *poor);
 int64_t fgmm__cuda_assign_bytes(fgmm_covariance shape, int32_t k, int32_t dim);
 
 fgmm_status fgmm__cuda_queries_begin(fgmm_backend *backend, const float *queries, int64_t n, int32_t dim);

@@ -37,10 +37,20 @@ static size_t pair_count_bytes(int32_t k)
     return 2 * padded_counts(k) * sizeof(int32_t) + sizeof(fgmm_pair_state);
 }
 
+/* Of a pass: what is zero when it begins. Two, up to this size: the M-step that reads one clears the other.
+ */
+static const size_t cleared_bytes = 16 << 20;
+
+static size_t cleared(fgmm_moment moment, int32_t k, int32_t dim)
+{
+    size_t bytes = padded_words(moment, k, dim) * sizeof(int64_t) + pair_count_bytes(k);
+    return (bytes + 15) / 16 * 16;
+}
+
 int64_t fgmm__cuda_estep_bytes(const fgmm__cuda_plan *plan, fgmm_moment moment, int32_t k, int32_t dim)
 {
-    size_t pairs = moment == FGMM_MOMENT_FULL ? 0 : pair_bytes(plan);
-    return (int64_t)(8 * (padded_words(moment, k, dim) + (size_t)dim) + pairs + pair_count_bytes(k));
+    size_t pairs = moment == FGMM_MOMENT_FULL ? 0 : pair_bytes(plan), words = cleared(moment, k, dim);
+    return (int64_t)(8 * (size_t)dim + pairs + words * (words <= cleared_bytes ? 2 : 1));
 }
 
 /* Takes the buffers for sorting pairs; counts: zero. */
@@ -76,6 +86,26 @@ static void place_words(fgmm_stats_view *view, int64_t *words, fgmm_moment momen
     view->pairs = view->log_high + 3;
 }
 
+/* Takes the words, zero, and what is beside them to be cleared. */
+static fgmm_status take_words(fgmm__cuda_backend *cuda, size_t bytes, int64_t **words)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm__cuda_words *w = &cuda->words;
+    const fgmm__cuda_words before = *w;
+    bool two = bytes <= cleared_bytes;
+    char *first = NULL;
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, bytes * (two ? 2 : 1), &first));
+    bool ready = two && before.clean && before.bytes == bytes &&
+                 (before.other == first || before.other == first + bytes);
+    char *mine = ready ? before.other : first;
+    if (!ready)
+        FGMM_CUDA(cudaMemsetAsync(mine, 0, bytes, cuda->stream));
+    *w = (fgmm__cuda_words){.other = !two ? NULL : mine == first ? first + bytes : first, .bytes = bytes};
+    *words = (int64_t *)mine;
+cleanup:
+    return status;
+}
+
 void fgmm__cuda_set_grid(fgmm_stats_view *view, double spherical_bound, double log_bound, int bits)
 {
     view->inverse_spherical_bound = 1 / spherical_bound;
@@ -105,7 +135,6 @@ fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shap
     fgmm_status status = FGMM_OK;
     fgmm__cuda_estep *e = &cuda->estep;
     int32_t k = cuda->model.view.k, dim = cuda->model.view.dim;
-    size_t bytes = padded_words(moment, k, dim) * sizeof(int64_t) + pair_count_bytes(k);
     int64_t *words = NULL;
     *e = (fgmm__cuda_estep){.n_words = word_count(moment, k, dim)};
     e->small = !cuda->model.tied && fgmm__small_serves(cuda->model.view.form, (int32_t)moment, k, dim);
@@ -120,8 +149,7 @@ fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shap
         FGMM_TRY(fgmm__cuda_make_tables(cuda, range));
         FGMM_TRY(fgmm__cuda_begin_pass(cuda, &e->plan));
     }
-    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_WORDS, bytes, &words));
-    FGMM_CUDA(cudaMemsetAsync(words, 0, bytes, cuda->stream));
+    FGMM_TRY(take_words(cuda, cleared(moment, k, dim), &words));
     place_words(&e->stats, words, moment, k, dim);
     if (!e->plan.all_dense && !e->small && !full)
         FGMM_TRY(make_pairs(cuda, k, words + padded_words(moment, k, dim)));

@@ -33,13 +33,12 @@ static size_t mixture_values(fgmm_covariance shape, int32_t k, int32_t dim)
                 padded(dims));
 }
 
-/* Bytes of the M-step's own arrays: origin, low, high, most [2]; parts; the summary; the count of finished
- * blocks; the origin in fp32. */
+/* Bytes of the M-step's own arrays: origin, low, high, most [2]; parts; the count of finished blocks; the
+ * origin in fp32. */
 static size_t mstep_bytes(int32_t dim)
 {
     return 6 * padded((size_t)dim) * sizeof(double) + FGMM_MSTEP_BLOCKS * sizeof(fgmm_mixture_part) +
-           sizeof(fgmm_mixture_summary) + sizeof(double) +
-           padded((size_t)dim + FGMM_SCREEN_DIMS) * sizeof(float);
+           sizeof(double) + padded((size_t)dim + FGMM_SCREEN_DIMS) * sizeof(float);
 }
 
 int64_t fgmm__cuda_mixture_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
@@ -84,11 +83,10 @@ static fgmm_status take_memory(fgmm__cuda_backend *cuda, fgmm_covariance shape)
     r->view.high = take(&own, dims);
     r->view.most = take(&own, 2 * dims);
     r->view.parts = (fgmm_mixture_part *)own;
-    r->summary = (fgmm_mixture_summary *)(r->view.parts + FGMM_MSTEP_BLOCKS);
-    r->view.finished = (int32_t *)(r->summary + 1);
+    r->view.finished = (int32_t *)(r->view.parts + FGMM_MSTEP_BLOCKS);
     r->origin32 = (float *)(r->view.finished + 2);
     if (r->home == NULL)
-        FGMM_TRY(fgmm__pinned_alloc(cuda->base.device, sizeof *r->home, "what an iteration found",
+        FGMM_TRY(fgmm__mapped_alloc(cuda->base.device, sizeof *r->home, "what an iteration found",
                                     (void **)&r->home));
 cleanup:
     return status;
@@ -159,9 +157,11 @@ static fgmm_status make_mixture(fgmm__cuda_backend *cuda, int side, const fgmm_s
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_resident *r = &cuda->resident;
-    FGMM_LAUNCH(fgmm__launch_mstep(&r->view, &r->sides[1 - side].view, stats, &r->sides[side].view,
-                                   r->summary, cuda->stream));
-    FGMM_TRY(fgmm__device_download(cuda->base.device, r->home, r->summary, sizeof *r->home, cuda->stream));
+    r->view.clear = cuda->words.other;
+    r->view.clear_bytes = cuda->words.other != NULL ? (int64_t)cuda->words.bytes : 0;
+    cuda->words.clean = cuda->words.other != NULL;
+    FGMM_LAUNCH(fgmm__launch_mstep(&r->view, &r->sides[1 - side].view, stats, &r->sides[side].view, r->home,
+                                   cuda->stream));
     FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
     r->sides[side].summary = *r->home;
 cleanup:

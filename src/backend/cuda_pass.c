@@ -99,6 +99,7 @@ static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *p
     chunk->dense.rows = (int32_t *)cuda->buffers[BUFFER_DENSE_ROWS].pointer + place;
     chunk->dense.counts =
         (int32_t *)cuda->buffers[BUFFER_DENSE_COUNTS].pointer + (size_t)slot * (size_t)plan->chunk_quanta;
+    chunk->dense.home_counts = cuda->dense_counts + (size_t)slot * FGMM_CHUNK_QUANTA;
     if (model->tied) {
         double *exact = (double *)cuda->buffers[BUFFER_WHITENED].pointer + place * dim;
         float *rounded = (float *)cuda->buffers[BUFFER_WHITENED32].pointer + place * dim;
@@ -112,11 +113,6 @@ static fgmm_status open_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *p
     }
 cleanup:
     return status;
-}
-
-static int32_t *counts_of(const fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk)
-{
-    return cuda->dense_counts + (size_t)chunk->slot * FGMM_CHUNK_QUANTA;
 }
 
 static int32_t quanta_of(const fgmm__cuda_chunk *chunk)
@@ -147,8 +143,8 @@ cleanup:
     return status;
 }
 
-/* Enqueues what needs no answer from the device: the sparse rows, the lists of dense ones, the way home of
- * their counts. */
+/* Enqueues what needs no answer from the device: the sparse rows, and the lists of dense ones, whose counts
+ * go home. */
 static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *plan,
                                const fgmm__cuda_pass *pass, const fgmm__cuda_chunk *chunk)
 {
@@ -163,8 +159,6 @@ static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *
         FGMM_LAUNCH(
             fgmm__launch_dense_lists(lists.counts, chunk->original.rows, &chunk->dense, cuda->stream));
     }
-    FGMM_TRY(fgmm__device_download(cuda->base.device, counts_of(cuda, chunk), chunk->dense.counts,
-                                   (size_t)quanta_of(chunk) * sizeof(int32_t), cuda->stream));
     FGMM_TRY(fgmm__gpu_event_record(cuda->counts_ready[chunk->slot], cuda->stream));
 cleanup:
     return status;
@@ -175,7 +169,7 @@ static fgmm_status end_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *pl
                              const fgmm__cuda_pass *pass, const fgmm__cuda_chunk *chunk)
 {
     fgmm_status status = FGMM_OK;
-    const int32_t *counts = counts_of(cuda, chunk);
+    const int32_t *counts = chunk->dense.home_counts;
     fgmm_dense_group group = {
         .lists = chunk->dense,
         .slab = cuda->buffers[BUFFER_SLAB].pointer,
@@ -244,7 +238,7 @@ bool fgmm__cuda_dense_left(const fgmm__cuda_backend *cuda, const fgmm__cuda_plan
 {
     for (int64_t i = cuda->queue.ended; i < cuda->queue.begun; i++) {
         const fgmm__cuda_chunk *chunk = &cuda->queue.chunks[i % plan->chunks];
-        const int32_t *counts = counts_of(cuda, chunk);
+        const int32_t *counts = chunk->dense.home_counts;
         for (int32_t q = 0; q < quanta_of(chunk); q++)
             if (counts[q] > 0)
                 return true;

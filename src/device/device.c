@@ -261,6 +261,20 @@ fgmm_status fgmm__pinned_alloc(fgmm_device *device, size_t bytes, const char *wh
     return fgmm__alloc(bytes, 1, what, out);
 }
 
+fgmm_status fgmm__mapped_alloc(fgmm_device *device, size_t bytes, const char *what, void **out)
+{
+    fgmm_status status = FGMM_OK;
+    cudaSetDevice(device->index);
+    cudaError_t code = cudaHostAlloc(out, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
+    if (code != cudaSuccess) {
+        cudaGetLastError();
+        FGMM_FAIL(FGMM_ERR_RUNTIME, "%s: %zu bytes of host memory for %s could not be pinned (%s)", place,
+                  bytes, what, cudaGetErrorString(code));
+    }
+cleanup:
+    return status;
+}
+
 void fgmm__pinned_free(fgmm_device *device, void *pointer)
 {
     struct cudaPointerAttributes attributes = {.type = cudaMemoryTypeUnregistered};

@@ -33,6 +33,9 @@ void fgmm__device_free(fgmm_device *device,
                        void *pointer); /* accepts NULL; the pointer came from fgmm__device_alloc */
 fgmm_status fgmm__pinned_alloc(fgmm_device *device, size_t bytes, const char *what,
                                void **out); /* device NULL: plain memory */
+/* Host memory that kernels write; there is no other where it cannot be pinned. Freed by fgmm__pinned_free. Of
+ * a device alone. */
+fgmm_status fgmm__mapped_alloc(fgmm_device *device, size_t bytes, const char *what, void **out);
 void fgmm__pinned_free(fgmm_device *device, void *pointer);
 
 /* Asynchronous on the copy stream / the kernel stream. */

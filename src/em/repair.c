@@ -3,6 +3,7 @@
  * number of ranks. */
 #include "em/em.h"
 
+#include "backend/poor.h"
 #include "base/log.h"
 #include "data/sample.h"
 #include "model/covariance.h"
@@ -12,49 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    double log_density;
-    int64_t row;
-} poor_row;
-
-static int compare(const void *a, const void *b)
-{
-    const poor_row *x = a, *y = b;
-    if (x->log_density != y->log_density)
-        return x->log_density < y->log_density ? -1 : 1;
-    return (x->row > y->row) - (x->row < y->row);
-}
-
-/* Keeps the `capacity` worst rows in a heap with the best of them on top. */
-static void offer(poor_row *heap, int32_t *size, int32_t capacity, poor_row row)
-{
-    int32_t i = 0;
-    if (*size < capacity) {
-        for (i = (*size)++; i > 0 && compare(&heap[(i - 1) / 2], &row) < 0; i = (i - 1) / 2)
-            heap[i] = heap[(i - 1) / 2];
-    } else {
-        if (compare(&row, &heap[0]) >= 0)
-            return;
-        for (int32_t child = 1; child < *size; child = 2 * i + 1) {
-            if (child + 1 < *size && compare(&heap[child], &heap[child + 1]) < 0)
-                child++;
-            if (compare(&heap[child], &row) <= 0)
-                break;
-            heap[i] = heap[child];
-            i = child;
-        }
-    }
-    heap[i] = row;
-}
-
 /* The worst rows of this rank's shard. */
-static fgmm_status find_poor_rows(fgmm_em *em, const fgmm_components *components, poor_row *heap,
-                                  int32_t *size, int32_t capacity)
+static fgmm_status find_poor_rows(fgmm_em *em, const fgmm_components *components, fgmm_poor *poor)
 {
     fgmm_status status = FGMM_OK;
-    int32_t *labels = NULL;
-    double *log_density = NULL;
-    int64_t room = 0;
     FGMM_TRY(em->backend->ops->assign_begin(em->backend, components, 1));
     FGMM_TRY(fgmm__shard_start(em->shard));
     for (;;) {
@@ -62,25 +24,12 @@ static fgmm_status find_poor_rows(fgmm_em *em, const fgmm_components *components
         FGMM_TRY(fgmm__shard_next(em->shard, &tile));
         if (tile.rows == 0)
             break;
-        if (tile.rows > room) {
-            free(labels);
-            free(log_density);
-            labels = NULL, log_density = NULL;
-            room = tile.rows;
-            FGMM_ALLOC(labels, room, "labels of a tile");
-            FGMM_ALLOC(log_density, room, "log-densities of a tile");
-        }
-        FGMM_TRY(em->backend->ops->assign_tile(em->backend, &tile, labels, NULL, log_density));
-        const double *weights = em->weights != NULL ? fgmm__weights_from(em->weights, tile.begin) : NULL;
-        for (int64_t i = 0; i < tile.rows; i++)
-            if (!(*size == capacity && log_density[i] > heap[0].log_density) && /* as nearly all are */
-                (weights == NULL || weights[i] > 0))
-                offer(heap, size, capacity, (poor_row){log_density[i], tile.begin + i});
+        if (em->weights != NULL)
+            tile.weights = fgmm__weights_from(em->weights, tile.begin);
+        FGMM_TRY(fgmm__poor_tile(em->backend, &tile, poor));
         fgmm__progress_add(tile.rows);
     }
 cleanup:
-    free(labels);
-    free(log_density);
     return status;
 }
 
@@ -133,7 +82,8 @@ fgmm_status fgmm__em_repair(fgmm_em *em, const fgmm_components *components, cons
     fgmm_status status = FGMM_OK;
     int32_t count = 0, size = 0;
     size_t ranks = (size_t)fgmm_comm_size(em->comm);
-    poor_row *heap = NULL, *all = NULL;
+    fgmm_poor *poor = NULL;
+    fgmm_poor_row *all = NULL;
     int64_t *numbers = NULL;
     float *rows = NULL;
     for (int32_t k = 0; k < model->k; k++)
@@ -141,23 +91,23 @@ fgmm_status fgmm__em_repair(fgmm_em *em, const fgmm_components *components, cons
     warn(flagged, model->k, count);
     fgmm__progress_begin("looking for badly explained rows", "rows",
                          fgmm__shard_end(em->shard) - fgmm__shard_begin(em->shard));
-    FGMM_ALLOC(heap, count, "badly explained rows");
+    FGMM_TRY(fgmm__poor_create(count, &poor));
     FGMM_ALLOC(all, (size_t)count * ranks, "badly explained rows");
     FGMM_ALLOC(numbers, count, "badly explained rows");
     FGMM_ALLOC(rows, (size_t)count * model->dim, "badly explained rows");
-    status = find_poor_rows(em, components, heap, &size, count);
+    status = find_poor_rows(em, components, poor);
     FGMM_TRY(fgmm__comm_agree(em->comm, status));
-    for (int32_t i = size; i < count; i++)
-        heap[i] = (poor_row){INFINITY, INT64_MAX}; /* a shard of fewer rows than that */
-    FGMM_TRY(fgmm__comm_allgather(em->comm, heap, (size_t)count * sizeof *heap, all));
-    qsort(all, (size_t)count * ranks, sizeof *all, compare);
+    for (int32_t i = poor->size; i < count; i++)
+        poor->heap[i] = (fgmm_poor_row){INFINITY, INT64_MAX}; /* a shard of fewer rows than that */
+    FGMM_TRY(fgmm__comm_allgather(em->comm, poor->heap, (size_t)count * sizeof *all, all));
+    qsort(all, (size_t)count * ranks, sizeof *all, fgmm__poor_compare);
     for (size = 0; size < count && all[size].row != INT64_MAX; size++)
         numbers[size] = all[size].row;
     FGMM_TRY(fgmm__gather_rows(em->dataset, em->comm, numbers, size, rows));
     FGMM_TRY(reseed(model, flagged, rows, size, fgmm_dataset_rows(em->dataset)));
 cleanup:
     fgmm__progress_end();
-    free(heap);
+    fgmm__poor_destroy(poor);
     free(all);
     free(numbers);
     free(rows);

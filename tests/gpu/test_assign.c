@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "backend/poor.h"
 #include "data/partition.h"
 #include "support/gpu.h"
 
@@ -206,6 +207,46 @@ static void tiles_do_not_change_a_bit(void **state)
     same_bits(37 * FGMM_QUANTUM + 77, 64, 5); /* several chunks a tile */
 }
 
+/* The worst rows that the backend finds by itself are those among all log-densities. */
+static void same_poor_rows(int64_t n, int32_t capacity, int64_t tile_rows)
+{
+    fgmm_backend *backend = fgmm_test_cuda();
+    const int32_t k = 40, dim = 3; /* rows of few whole numbers: ties, across chunks and tiles */
+    fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, false, k, dim, FGMM_U8, 9);
+    fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_U8, n, k, dim, 9);
+    answer all = run(rows, c, 1, n);
+    const void *placed = fgmm_test_place(backend, rows);
+    fgmm_poor *expected = NULL, *found = NULL;
+    assert_int_equal(fgmm__poor_create(capacity, &expected), FGMM_OK);
+    assert_int_equal(fgmm__poor_create(capacity, &found), FGMM_OK);
+    for (int64_t i = n - 1; i >= 0; i--)
+        fgmm__poor_offer(expected, (fgmm_poor_row){all.log_density[i], i});
+    assert_int_equal(backend->ops->assign_begin(backend, c, 1), FGMM_OK);
+    for (int64_t begin = 0; begin < n; begin += tile_rows) {
+        fgmm_tile tile = fgmm_test_tile(rows, placed, begin, tile_rows);
+        assert_int_equal(backend->ops->poor_tile(backend, &tile, found), FGMM_OK);
+    }
+    assert_int_equal(found->size, expected->size);
+    qsort(found->heap, (size_t)found->size, sizeof *found->heap, fgmm__poor_compare);
+    qsort(expected->heap, (size_t)expected->size, sizeof *expected->heap, fgmm__poor_compare);
+    assert_memory_equal(found->heap, expected->heap, (size_t)found->size * sizeof *found->heap);
+    fgmm__poor_destroy(expected);
+    fgmm__poor_destroy(found);
+    fgmm_test_release(backend, placed);
+    answer_free(&all);
+    fgmm_test_rows_destroy(rows);
+    fgmm__components_destroy(c);
+}
+
+static void poor_rows_are_found_on_the_device(void **state)
+{
+    (void)state;
+    same_poor_rows(900000, 3, 900000);
+    same_poor_rows(900000, 700, 16 * 1024);
+    same_poor_rows(900000, 20000, 900000); /* more than a list holds */
+    same_poor_rows(1000, 2000, 1024);
+}
+
 static void what_is_not_asked_for_is_not_written(void **state)
 {
     (void)state;
@@ -236,6 +277,7 @@ static int cases(void)
         cmocka_unit_test(missing_places_hold_minus_one),
         cmocka_unit_test(ties_go_to_the_smaller_number),
         cmocka_unit_test(tiles_do_not_change_a_bit),
+        cmocka_unit_test(poor_rows_are_found_on_the_device),
         cmocka_unit_test(what_is_not_asked_for_is_not_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
