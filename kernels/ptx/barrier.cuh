@@ -23,6 +23,24 @@ __device__ __forceinline__ void barrier_arrive(uint64_t *barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+/* How many arrivals one of barrier_arrive_warp counts for. */
+#ifdef FGMM_LANES_ARRIVE
+constexpr int kWarpArrivals = 32;
+#else
+constexpr int kWarpArrivals = 1;
+#endif
+
+/* A warp arrives: what its lanes read and wrote is done. One lane does for all of them: __syncwarp orders
+ * theirs before its arrival, which releases that, too. compute-sanitizer's racecheck goes by single threads
+ * and takes what the other lanes did for races; under FGMM_LANES_ARRIVE, which is for it, every lane arrives.
+ */
+__device__ __forceinline__ void barrier_arrive_warp(uint64_t *barrier)
+{
+    __syncwarp();
+    if (kWarpArrivals > 1 || threadIdx.x % 32 == 0)
+        barrier_arrive(barrier);
+}
+
 /* Arrives and announces `bytes` that a bulk copy will bring in this phase. */
 __device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes)
 {

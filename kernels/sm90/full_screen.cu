@@ -141,9 +141,7 @@ __device__ void screen_rows(FullShared<Shape> &shared, const fgmm_full_tables &t
                     reinterpret_cast<const float4 *>(record + Shape::kRecordConstants)[4 * g + lane % 4];
             ptx::wgmma_wait();
             ptx::pin(s);
-            __syncwarp(); /* constants are read on all lanes: the record may go */
-            if (lane == 0)
-                ptx::barrier_arrive(&shared.record_empty[ring.slot]);
+            ptx::barrier_arrive_warp(&shared.record_empty[ring.slot]); /* constants are read on all lanes */
             ring.next(Shape::kStages);
             const int k = tile * FGMM_FULL_TILE + lane % 4;
 #pragma unroll
@@ -152,9 +150,7 @@ __device__ void screen_rows(FullShared<Shape> &shared, const fgmm_full_tables &t
                 find.template add<1>(pairs, at, bound<1>(s, g, constants[g], at.square[1]), k + 4 * g);
             }
         }
-        __syncwarp();
-        if (lane == 0)
-            ptx::barrier_arrive(&shared.rows_empty[group]);
+        ptx::barrier_arrive_warp(&shared.rows_empty[group]);
         find.end(pairs, from, at);
     }
 }

@@ -28,11 +28,12 @@ template <class Shape> __device__ void prepare(FullShared<Shape> &shared)
     if (threadIdx.x == 0) {
         for (int i = 0; i < Shape::kStages; i++) {
             ptx::barrier_init(&shared.record_full[i], 1);
-            ptx::barrier_init(&shared.record_empty[i], Shape::kGroups * Shape::kGroupWarps);
+            ptx::barrier_init(&shared.record_empty[i],
+                              Shape::kGroups * Shape::kGroupWarps * ptx::kWarpArrivals);
         }
         for (int group = 0; group < Shape::kGroups; group++) {
             ptx::barrier_init(&shared.rows_full[group], 1);
-            ptx::barrier_init(&shared.rows_empty[group], Shape::kGroupWarps);
+            ptx::barrier_init(&shared.rows_empty[group], Shape::kGroupWarps * ptx::kWarpArrivals);
         }
     }
     for (int i = threadIdx.x; i < 2 * Shape::kGroupRows * 8; i += Shape::kThreads) {

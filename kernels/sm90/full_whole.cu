@@ -83,9 +83,7 @@ __device__ void screen_rows(FullShared<Shape> &shared, const fgmm_full_tables &t
             const float4 c = *reinterpret_cast<const float4 *>(record + Shape::kRecordConstants);
             ptx::wgmma_wait();
             ptx::pin(s);
-            __syncwarp(); /* constants are read on all lanes: the record may go */
-            if (lane == 0)
-                ptx::barrier_arrive(&shared.record_empty[ring.slot]);
+            ptx::barrier_arrive_warp(&shared.record_empty[ring.slot]); /* constants are read on all lanes */
             ring.next(Shape::kStages);
             const float square[2] = {square_of<0>(s), square_of<1>(s)};
             if (lane % 4 == 0) {
@@ -93,9 +91,7 @@ __device__ void screen_rows(FullShared<Shape> &shared, const fgmm_full_tables &t
                 find.add<1>(pairs, at, fmaf(-c.x, square[1], fmaf(-c.z, at.square[1], c.w)), k);
             }
         }
-        __syncwarp();
-        if (lane == 0)
-            ptx::barrier_arrive(&shared.rows_empty[group]);
+        ptx::barrier_arrive_warp(&shared.rows_empty[group]);
     }
 }
 
