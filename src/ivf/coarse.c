@@ -141,10 +141,9 @@ cleanup:
 
 /* ---- a batch of queries ---- */
 
-/* What is known of a list: its distance is at least `least`; at level `levels` it is that. */
+/* The first list of a group: its distance is at least `least`; at level `levels` it is that. */
 typedef struct {
     double least;
-    double inside; /* squared difference of the coordinates looked at */
     int32_t list, level;
 } outlook;
 
@@ -154,14 +153,22 @@ struct fgmm_near_lists {
     double *sketches; /* [n][m+1] of the queries */
     double *rests;    /* [n][levels] */
     double *slacks;   /* [n] with the centroids' */
-    outlook *heaps;   /* [n][K] what comes first at the root */
-    int32_t *left;    /* [n] lists in the heap */
+    double *least;    /* [n][groups][GROUP] of every list; infinite: none, or told already */
+    double *inside;   /* [n][groups][GROUP] squared difference of the coordinates looked at */
+    uint8_t *level;   /* [n][groups][GROUP] looked at */
+    outlook *heaps;   /* [n][groups] what comes first at the root */
     int64_t *numbers; /* [n] */
 };
 
+static int64_t groups_of(const fgmm_coarse *coarse)
+{
+    return (coarse->index->k + GROUP - 1) / GROUP;
+}
+
 int64_t fgmm__coarse_batch(const fgmm_coarse *coarse)
 {
-    int64_t n = BATCH_BYTES / ((int64_t)coarse->index->k * (int64_t)sizeof(outlook));
+    const int64_t group_bytes = GROUP * (2 * sizeof(double) + 1) + sizeof(outlook);
+    int64_t n = BATCH_BYTES / (groups_of(coarse) * group_bytes);
     return n < 1 ? 1 : n;
 }
 
@@ -172,8 +179,10 @@ void fgmm__near_lists_destroy(fgmm_near_lists *near)
     free(near->sketches);
     free(near->rests);
     free(near->slacks);
+    free(near->least);
+    free(near->inside);
+    free(near->level);
     free(near->heaps);
-    free(near->left);
     free(near->numbers);
     free(near);
 }
@@ -189,10 +198,10 @@ static bool before(const outlook *a, const outlook *b, int32_t levels)
     return a->list < b->list;
 }
 
-static void sift(outlook *heap, int32_t n, int32_t at, int32_t levels)
+static void sift(outlook *heap, int64_t n, int64_t at, int32_t levels)
 {
     outlook moved = heap[at];
-    for (int32_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
+    for (int64_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
         if (child + 1 < n && before(&heap[child + 1], &heap[child], levels))
             child++;
         if (!before(&heap[child], &moved, levels))
@@ -201,6 +210,20 @@ static void sift(outlook *heap, int32_t n, int32_t at, int32_t levels)
         at = child;
     }
     heap[at] = moved;
+}
+
+/* What comes first in a group. */
+static outlook first_of(const fgmm_near_lists *near, int64_t query, int64_t group)
+{
+    int64_t at = (query * groups_of(near->coarse) + group) * GROUP;
+    int32_t list = (int32_t)group * GROUP;
+    outlook first = {.least = near->least[at], .list = list, .level = near->level[at]};
+    for (int32_t i = 1; i < GROUP; i++) {
+        outlook other = {.least = near->least[at + i], .list = list + i, .level = near->level[at + i]};
+        if (other.least <= first.least && before(&other, &first, near->coarse->levels))
+            first = other;
+    }
+    return first;
 }
 
 /* Squared differences of a query's first coordinates from those of a group, and of the rests. */
@@ -227,25 +250,25 @@ static void look(fgmm_near_lists *near, int64_t query)
 {
     const fgmm_coarse *coarse = near->coarse;
     int32_t k = coarse->index->k, m = coarse->sketch->m, first = coarse->m[0];
+    int64_t groups = groups_of(coarse), at = query * groups * GROUP;
     double *sketch = near->sketches + query * (m + 1), *rests = near->rests + query * coarse->levels;
-    double sum = 0, inside[GROUP], apart[GROUP];
-    outlook *heap = near->heaps + query * k;
+    double sum = 0, apart[GROUP];
+    outlook *heap = near->heaps + query * groups;
     fgmm__sketch_query(coarse->sketch, near->queries + query * coarse->index->dim, sketch);
     measure_rests(coarse, sketch, rests);
     for (int32_t c = 0; c <= m; c++)
         sum += sketch[c] * sketch[c];
     near->slacks[query] = coarse->slack + fgmm__sketch_slack(coarse->sketch, sqrt(sum));
-    for (int32_t begin = 0; begin < k; begin += GROUP) {
-        compare_group(sketch, rests[0], coarse->columns + (int64_t)begin * (first + 1), first, inside, apart);
-        for (int32_t i = 0; i < GROUP && begin + i < k; i++)
-            heap[begin + i] =
-                (outlook){.least = fgmm__sketch_least(coarse->sketch, apart[i], near->slacks[query]),
-                          .inside = inside[i],
-                          .list = begin + i};
+    for (int64_t group = 0; group < groups; group++, at += GROUP) {
+        compare_group(sketch, rests[0], coarse->columns + group * GROUP * (first + 1), first,
+                      near->inside + at, apart);
+        fgmm__sketch_leasts(coarse->sketch, apart, GROUP, near->slacks[query], near->least + at);
+        for (int64_t i = k - group * GROUP; i < GROUP; i++)
+            near->least[at + i] = INFINITY;
+        heap[group] = first_of(near, query, group);
     }
-    for (int32_t at = k / 2 - 1; at >= 0; at--)
-        sift(heap, k, at, coarse->levels);
-    near->left[query] = k;
+    for (int64_t group = groups / 2 - 1; group >= 0; group--)
+        sift(heap, groups, group, coarse->levels);
     near->numbers[query] = (int64_t)m * coarse->index->dim + (int64_t)k * (first + 1);
 }
 
@@ -254,14 +277,17 @@ fgmm_status fgmm__near_lists_create(const fgmm_coarse *coarse, const float *quer
 {
     fgmm_status status = FGMM_OK;
     fgmm_near_lists *near = NULL;
+    int64_t groups = groups_of(coarse);
     FGMM_ALLOC(near, 1, "lists of queries");
     near->coarse = coarse;
     near->queries = queries;
     FGMM_ALLOC(near->sketches, n * (coarse->sketch->m + 1), "lists of queries");
     FGMM_ALLOC(near->rests, n * coarse->levels, "lists of queries");
     FGMM_ALLOC(near->slacks, n, "lists of queries");
-    FGMM_ALLOC(near->heaps, n * coarse->index->k, "lists of queries");
-    FGMM_ALLOC(near->left, n, "lists of queries");
+    FGMM_ALLOC(near->least, n * groups * GROUP, "lists of queries");
+    FGMM_ALLOC(near->inside, n * groups * GROUP, "lists of queries");
+    FGMM_ALLOC(near->level, n * groups * GROUP, "lists of queries");
+    FGMM_ALLOC(near->heaps, n * groups, "lists of queries");
     FGMM_ALLOC(near->numbers, n, "lists of queries");
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t query = 0; query < n; query++)
@@ -286,38 +312,42 @@ static double distance_to(const fgmm_near_lists *near, int64_t query, int32_t li
     return sum;
 }
 
-/* The list at the root gets its next level, or its distance. */
-static void look_closer(fgmm_near_lists *near, int64_t query, outlook *root)
+/* A list gets its next level, or its distance. */
+static void look_closer(fgmm_near_lists *near, int64_t query, int32_t list)
 {
     const fgmm_coarse *coarse = near->coarse;
-    root->level++;
-    if (root->level == coarse->levels) {
-        root->least = distance_to(near, query, root->list);
+    int64_t at = query * groups_of(coarse) * GROUP + list;
+    int32_t level = ++near->level[at];
+    if (level == coarse->levels) {
+        near->least[at] = distance_to(near, query, list);
         near->numbers[query] += coarse->index->dim;
         return;
     }
-    int32_t from = coarse->m[root->level - 1], width = coarse->m[root->level] - from + 1;
-    const float *values = coarse->values[root->level] + (int64_t)root->list * width;
+    int32_t from = coarse->m[level - 1], width = coarse->m[level] - from + 1;
+    const float *values = coarse->values[level] + (int64_t)list * width;
     const double *sketch = near->sketches + query * (coarse->sketch->m + 1) + from;
-    double rest = (double)values[width - 1] - near->rests[query * coarse->levels + root->level];
+    double rest = (double)values[width - 1] - near->rests[query * coarse->levels + level];
     for (int32_t c = 0; c < width - 1; c++)
-        root->inside += ((double)values[c] - sketch[c]) * ((double)values[c] - sketch[c]);
-    double least = fgmm__sketch_least(coarse->sketch, root->inside + rest * rest, near->slacks[query]);
-    root->least = fmax(root->least, least);
+        near->inside[at] += ((double)values[c] - sketch[c]) * ((double)values[c] - sketch[c]);
+    double least = fgmm__sketch_least(coarse->sketch, near->inside[at] + rest * rest, near->slacks[query]);
+    near->least[at] = fmax(near->least[at], least);
     near->numbers[query] += width;
 }
 
 int32_t fgmm__near_lists_next(fgmm_near_lists *near, int64_t query, double *distance)
 {
     int32_t levels = near->coarse->levels;
-    outlook *heap = near->heaps + query * near->coarse->index->k;
-    while (heap[0].level < levels) {
-        look_closer(near, query, &heap[0]);
-        sift(heap, near->left[query], 0, levels);
-    }
-    outlook next = heap[0];
-    heap[0] = heap[--near->left[query]];
-    sift(heap, near->left[query], 0, levels);
+    int64_t groups = groups_of(near->coarse);
+    outlook *heap = near->heaps + query * groups, next;
+    do {
+        next = heap[0];
+        if (next.level < levels)
+            look_closer(near, query, next.list);
+        else
+            near->least[query * groups * GROUP + next.list] = INFINITY;
+        heap[0] = first_of(near, query, next.list / GROUP);
+        sift(heap, groups, 0, levels);
+    } while (next.level < levels);
     *distance = next.least;
     return next.list;
 }

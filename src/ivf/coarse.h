@@ -17,7 +17,7 @@ typedef struct fgmm_coarse fgmm_coarse;
 fgmm_status fgmm__coarse_create(fgmm_comm *comm, const fgmm_index *index, int32_t m, int threads,
                                 fgmm_coarse **out);
 void fgmm__coarse_destroy(fgmm_coarse *coarse); /* accepts NULL */
-/* Queries at once, so that what is known of them fits in memory: 24 bytes a query and list. */
+/* Queries at once, so that what is known of them fits in memory: 18 bytes a query and list. */
 int64_t fgmm__coarse_batch(const fgmm_coarse *coarse);
 
 /* How far each query of a batch has got. */

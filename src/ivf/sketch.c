@@ -206,11 +206,24 @@ double fgmm__sketch_limit(const fgmm_sketch *sketch, double bound, double slack)
 }
 
 /* The limit of what is returned here is less than `apart`: each factor 1 - 2 growth makes up for one of the
- * limit's 1 + growth, and for rounding. */
+ * limit's 1 + growth, and for rounding. Nothing is told where DBL_MIN would count. */
+FGMM_CLONES static void leasts(double shrink, const double *apart, int32_t n, double slack, double *out)
+{
+#pragma omp simd
+    for (int32_t i = 0; i < n; i++) {
+        double reach = sqrt(apart[i]) * shrink - slack, least = reach * reach * shrink * shrink;
+        out[i] = reach > 0 && apart[i] > 0x1p-900 ? least : 0;
+    }
+}
+
+void fgmm__sketch_leasts(const fgmm_sketch *sketch, const double *apart, int32_t n, double slack, double *out)
+{
+    leasts(1 - 2 * growth_of(sketch), apart, n, slack, out);
+}
+
 double fgmm__sketch_least(const fgmm_sketch *sketch, double apart, double slack)
 {
-    double shrink = 1 - 2 * growth_of(sketch), reach = sqrt(apart) * shrink - slack;
-    if (!(reach > 0 && apart > 0x1p-900)) /* where DBL_MIN would count */
-        return 0;
-    return reach * reach * shrink * shrink;
+    double least;
+    fgmm__sketch_leasts(sketch, &apart, 1, slack, &least);
+    return least;
 }

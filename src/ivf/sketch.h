@@ -50,5 +50,8 @@ double fgmm__sketch_limit(const fgmm_sketch *sketch, double bound, double slack)
 /* The other way round: what the squared distance, as searching computes it, is above (or zero) where the
  * sketches' sum of squared differences is `apart`. */
 double fgmm__sketch_least(const fgmm_sketch *sketch, double apart, double slack);
+/* The same of n sums: apart, out: [n]. */
+void fgmm__sketch_leasts(const fgmm_sketch *sketch, const double *apart, int32_t n, double slack,
+                         double *out);
 
 #endif
