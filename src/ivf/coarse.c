@@ -187,24 +187,20 @@ void fgmm__near_lists_destroy(fgmm_near_lists *near)
     free(near);
 }
 
-/* A bound as low as a distance comes first, since the distance behind it may be the same and its list's
- * number smaller. */
-static bool before(const outlook *a, const outlook *b, int32_t levels)
+/* A bound above zero is below its list's distance, and bounds of zero are looked at in the order of numbers:
+ * so of equal distances that of the smaller number comes first. */
+static bool before(const outlook *a, const outlook *b)
 {
-    if (a->least != b->least)
-        return a->least < b->least;
-    if ((a->level == levels) != (b->level == levels))
-        return b->level == levels;
-    return a->list < b->list;
+    return a->least != b->least ? a->least < b->least : a->list < b->list;
 }
 
-static void sift(outlook *heap, int64_t n, int64_t at, int32_t levels)
+static void sift(outlook *heap, int64_t n, int64_t at)
 {
     outlook moved = heap[at];
     for (int64_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
-        if (child + 1 < n && before(&heap[child + 1], &heap[child], levels))
+        if (child + 1 < n && before(&heap[child + 1], &heap[child]))
             child++;
-        if (!before(&heap[child], &moved, levels))
+        if (!before(&heap[child], &moved))
             break;
         heap[at] = heap[child];
         at = child;
@@ -216,14 +212,12 @@ static void sift(outlook *heap, int64_t n, int64_t at, int32_t levels)
 static outlook first_of(const fgmm_near_lists *near, int64_t query, int64_t group)
 {
     int64_t at = (query * groups_of(near->coarse) + group) * GROUP;
-    int32_t list = (int32_t)group * GROUP;
-    outlook first = {.least = near->least[at], .list = list, .level = near->level[at]};
-    for (int32_t i = 1; i < GROUP; i++) {
-        outlook other = {.least = near->least[at + i], .list = list + i, .level = near->level[at + i]};
-        if (other.least <= first.least && before(&other, &first, near->coarse->levels))
-            first = other;
-    }
-    return first;
+    int32_t best = 0;
+    for (int32_t i = 1; i < GROUP; i++)
+        best = near->least[at + i] < near->least[at + best] ? i : best;
+    return (outlook){.least = near->least[at + best],
+                     .list = (int32_t)group * GROUP + best,
+                     .level = near->level[at + best]};
 }
 
 /* Squared differences of a query's first coordinates from those of a group, and of the rests. */
@@ -268,7 +262,7 @@ static void look(fgmm_near_lists *near, int64_t query)
         heap[group] = first_of(near, query, group);
     }
     for (int64_t group = groups / 2 - 1; group >= 0; group--)
-        sift(heap, groups, group, coarse->levels);
+        sift(heap, groups, group);
     near->numbers[query] = (int64_t)m * coarse->index->dim + (int64_t)k * (first + 1);
 }
 
@@ -329,8 +323,7 @@ static void look_closer(fgmm_near_lists *near, int64_t query, int32_t list)
     double rest = (double)values[width - 1] - near->rests[query * coarse->levels + level];
     for (int32_t c = 0; c < width - 1; c++)
         near->inside[at] += ((double)values[c] - sketch[c]) * ((double)values[c] - sketch[c]);
-    double least = fgmm__sketch_least(coarse->sketch, near->inside[at] + rest * rest, near->slacks[query]);
-    near->least[at] = fmax(near->least[at], least);
+    near->least[at] = fgmm__sketch_least(coarse->sketch, near->inside[at] + rest * rest, near->slacks[query]);
     near->numbers[query] += width;
 }
 
@@ -346,7 +339,7 @@ int32_t fgmm__near_lists_next(fgmm_near_lists *near, int64_t query, double *dist
         else
             near->least[query * groups * GROUP + next.list] = INFINITY;
         heap[0] = first_of(near, query, next.list / GROUP);
-        sift(heap, groups, 0, levels);
+        sift(heap, groups, 0);
     } while (next.level < levels);
     *distance = next.least;
     return next.list;

@@ -139,6 +139,30 @@ static void few_distances_are_computed_where_sketches_tell_centroids_apart(void 
     free(queries);
 }
 
+/* Centroids in all directions, of lengths that differ: what the first coordinates leave out tells them apart
+ * by its length. */
+static void lengths_of_what_is_left_out_tell_centroids_apart(void **state)
+{
+    (void)state;
+    enum { K = 640, DIM = 32 };
+    float *centroids = malloc(K * DIM * sizeof *centroids),
+          *queries = malloc(QUERIES * DIM * sizeof *queries);
+    uint64_t at = 9000000;
+    for (int j = 0; j < K; j++) {
+        double length = 1 + j;
+        for (int d = 0; d < DIM; d++)
+            centroids[j * DIM + d] = (float)(length * uniform(&at));
+    }
+    for (int i = 0; i < QUERIES * DIM; i++)
+        queries[i] = (float)(150 * uniform(&at));
+    fgmm_index index = {.path = "an index", .metric = FGMM_L2, .k = K, .dim = DIM, .centroids = centroids};
+    double numbers = check_order(&index, queries, DIM, 1);
+    assert_true(numbers >= DIM * DIM + K * 5 + DIM);
+    assert_true(numbers <= 9900); /* 10,825 by the coordinates alone */
+    free(centroids);
+    free(queries);
+}
+
 static void sketches_that_cannot_be_made_are_refused(void **state)
 {
     (void)state;
@@ -167,6 +191,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(the_order_is_that_of_all_distances),
         cmocka_unit_test(few_distances_are_computed_where_sketches_tell_centroids_apart),
+        cmocka_unit_test(lengths_of_what_is_left_out_tell_centroids_apart),
         cmocka_unit_test(sketches_that_cannot_be_made_are_refused),
     };
     int failed = cmocka_run_group_tests(cases, NULL, NULL);
