@@ -43,11 +43,72 @@ static void quoted(FILE *file, const char *text)
     fputc('"', file);
 }
 
-static const char head_of_curve[] = "model,algorithm,rule,replication,storage,probe_by,stop,sketch,centroids";
+/* ---- what is told of a point and of a cost, in CSV and in JSON ---- */
+
+typedef struct {
+    const char *name, *format;
+} column;
+
+static const column point_columns[] = {{"recall@1", "%.6f"}, {"recall@10", "%.6f"}, {"recall@100", "%.6f"},
+                                       {"lists", "%.4f"},    {"scanned", "%.3f"},   {"distinct", "%.3f"},
+                                       {"computed", "%.3f"}, {"seconds", "%.3e"}};
+static const column cost_columns[] = {{"lists", "%.4f"},
+                                      {"scanned", "%.3f"},
+                                      {"distinct", "%.3f"},
+                                      {"computed", "%.3f"},
+                                      {"computed_and_centroids", "%.3f"},
+                                      {"seconds", "%.3e"},
+                                      {"ratio", "%.4f"},
+                                      {"low", "%.4f"},
+                                      {"high", "%.4f"},
+                                      {"ratio_rows", "%.4f"},
+                                      {"training_computed_and_centroids", "%.3f"},
+                                      {"bytes", "%.1f"},
+                                      {"model_ratio", "%.4f"},
+                                      {"model_low", "%.4f"},
+                                      {"model_high", "%.4f"}};
+enum {
+    POINT_COLUMNS = sizeof point_columns / sizeof *point_columns,
+    COST_COLUMNS = sizeof cost_columns / sizeof *cost_columns
+};
+
+/* values: [POINT_COLUMNS] */
+static void point_values(const fgmm_eval_curve *curve, int32_t setting, double *values)
+{
+    const fgmm_eval_point *point = &curve->points[setting];
+    for (int i = 0; i < FGMM_EVAL_KS; i++)
+        *values++ = point->recall[i];
+    *values++ = point->lists;
+    *values++ = point->scanned;
+    *values++ = point->distinct;
+    *values++ = point->computed;
+    *values = curve->seconds[setting];
+}
+
+/* values: [COST_COLUMNS] */
+static void cost_values(const fgmm_eval_curve *curve, int target, double *values)
+{
+    const fgmm_eval_cost *cost = &curve->costs[target];
+    const double all[COST_COLUMNS] = {
+        cost->lists,    cost->scanned, cost->distinct, cost->computed,  cost->computed + cost->centroids,
+        cost->seconds,  cost->ratio,   cost->low,      cost->high,      cost->ratio_rows,
+        cost->training, curve->bytes,  cost->model,    cost->model_low, cost->model_high};
+    memcpy(values, all, sizeof all);
+}
+
+/* ---- lines of CSV ---- */
+
+static void write_names(FILE *file, const char *first, const column *columns, int n)
+{
+    fprintf(file, "model,algorithm,rule,replication,storage,probe_by,stop,sketch,centroids,%s", first);
+    for (int i = 0; i < n; i++)
+        fprintf(file, ",%s", columns[i].name);
+    fprintf(file, ",centroid_sketch\n");
+}
 
 /* centroids: distances to them. */
-static void write_head(FILE *file, const fgmm_eval_options *options, const fgmm_eval_curve *curve,
-                       double centroids)
+static void write_line(FILE *file, const fgmm_eval_options *options, const fgmm_eval_curve *curve,
+                       double centroids, double first, const column *columns, int n, const double *values)
 {
     const fgmm_eval_variant *variant = &curve->variant;
     quoted(file, options->names[variant->model]);
@@ -56,28 +117,24 @@ static void write_head(FILE *file, const fgmm_eval_options *options, const fgmm_
             fgmm__rule_name(variant->rule), variant->replication, curve->storage,
             fgmm__order_name(curve->probe_by), fgmm__stop_name(curve->learnt), curve->sketch);
     field(file, "%.7g", centroids);
+    field(file, "%.6g", first);
+    for (int i = 0; i < n; i++)
+        field(file, columns[i].format, values[i]);
+    fprintf(file, ",%d\n", curve->centroid_sketch);
 }
 
 static void write_curves(FILE *file, const fgmm_eval_options *options, const fgmm_eval_facts *facts,
                          const fgmm_eval_report *report)
 {
     (void)facts;
-    fprintf(file,
-            "%s,setting,recall@1,recall@10,recall@100,lists,scanned,distinct,computed,seconds,"
-            "centroid_sketch\n",
-            head_of_curve);
+    write_names(file, "setting", point_columns, POINT_COLUMNS);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         for (int32_t s = 0; s < curve->settings; s++) {
-            const fgmm_eval_point *point = &curve->points[s];
-            write_head(file, options, curve, point->centroids);
-            field(file, "%.6g", curve->setting[s]);
-            for (int i = 0; i < FGMM_EVAL_KS; i++)
-                field(file, "%.6f", point->recall[i]);
-            fprintf(file, ",%.4f,%.3f,%.3f,%.3f", point->lists, point->scanned, point->distinct,
-                    point->computed);
-            field(file, "%.3e", curve->seconds[s]);
-            fprintf(file, ",%d\n", curve->centroid_sketch);
+            double values[POINT_COLUMNS];
+            point_values(curve, s, values);
+            write_line(file, options, curve, curve->points[s].centroids, curve->setting[s], point_columns,
+                       POINT_COLUMNS, values);
         }
     }
 }
@@ -86,33 +143,14 @@ static void write_costs(FILE *file, const fgmm_eval_options *options, const fgmm
                         const fgmm_eval_report *report)
 {
     (void)facts;
-    fprintf(file,
-            "%s,recall@10,lists,scanned,distinct,computed,computed_and_centroids,seconds,ratio,low,high,"
-            "ratio_rows,"
-            "training_computed_and_centroids,bytes,model_ratio,model_low,model_high,centroid_sketch\n",
-            head_of_curve);
+    write_names(file, "recall@10", cost_columns, COST_COLUMNS);
     for (int32_t c = 0; c < report->n; c++) {
         const fgmm_eval_curve *curve = &report->curves[c];
         for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
-            const fgmm_eval_cost *cost = &curve->costs[t];
-            write_head(file, options, curve, cost->centroids);
-            field(file, "%g", fgmm__eval_targets[t]);
-            field(file, "%.4f", cost->lists);
-            field(file, "%.3f", cost->scanned);
-            field(file, "%.3f", cost->distinct);
-            field(file, "%.3f", cost->computed);
-            field(file, "%.3f", cost->computed + cost->centroids);
-            field(file, "%.3e", cost->seconds);
-            field(file, "%.4f", cost->ratio);
-            field(file, "%.4f", cost->low);
-            field(file, "%.4f", cost->high);
-            field(file, "%.4f", cost->ratio_rows);
-            field(file, "%.3f", cost->training);
-            field(file, "%.1f", curve->bytes);
-            field(file, "%.4f", cost->model);
-            field(file, "%.4f", cost->model_low);
-            field(file, "%.4f", cost->model_high);
-            fprintf(file, ",%d\n", curve->centroid_sketch);
+            double values[COST_COLUMNS];
+            cost_values(curve, t, values);
+            write_line(file, options, curve, curve->costs[t].centroids, fgmm__eval_targets[t], cost_columns,
+                       COST_COLUMNS, values);
         }
     }
 }
@@ -144,24 +182,22 @@ static void describe(cJSON *object, const fgmm_eval_options *options, const fgmm
     put(object, "centroid_sketch", curve->centroid_sketch);
 }
 
+static void put_columns(cJSON *object, const column *columns, int n, const double *values)
+{
+    for (int i = 0; i < n; i++)
+        put(object, columns[i].name, values[i]);
+}
+
 static void add_points(cJSON *object, const fgmm_eval_curve *curve)
 {
     cJSON *points = cJSON_AddArrayToObject(object, "curve");
     for (int32_t s = 0; s < curve->settings; s++) {
-        const fgmm_eval_point *point = &curve->points[s];
+        double values[POINT_COLUMNS];
         cJSON *one = new_object(points);
+        point_values(curve, s, values);
         put(one, curve->learnt ? "threshold" : "nprobe", curve->setting[s]);
-        for (int i = 0; i < FGMM_EVAL_KS; i++) {
-            char name[16];
-            snprintf(name, sizeof name, "recall@%d", fgmm__eval_ks[i]);
-            put(one, name, point->recall[i]);
-        }
-        put(one, "lists", point->lists);
-        put(one, "scanned", point->scanned);
-        put(one, "distinct", point->distinct);
-        put(one, "computed", point->computed);
-        put(one, "centroids", point->centroids);
-        put(one, "seconds", curve->seconds[s]);
+        put_columns(one, point_columns, POINT_COLUMNS, values);
+        put(one, "centroids", curve->points[s].centroids);
     }
 }
 
@@ -169,23 +205,12 @@ static void add_costs(cJSON *object, const fgmm_eval_curve *curve)
 {
     cJSON *costs = cJSON_AddArrayToObject(object, "costs");
     for (int t = 0; t < FGMM_EVAL_TARGETS; t++) {
-        const fgmm_eval_cost *cost = &curve->costs[t];
+        double values[COST_COLUMNS];
         cJSON *one = new_object(costs);
+        cost_values(curve, t, values);
         put(one, "recall@10", fgmm__eval_targets[t]);
-        put(one, "lists", cost->lists);
-        put(one, "scanned", cost->scanned);
-        put(one, "distinct", cost->distinct);
-        put(one, "computed", cost->computed);
-        put(one, "computed_and_centroids", cost->computed + cost->centroids);
-        put(one, "seconds", cost->seconds);
-        put(one, "ratio", cost->ratio);
-        put(one, "low", cost->low);
-        put(one, "high", cost->high);
-        put(one, "ratio_rows", cost->ratio_rows);
-        put(one, "training_computed_and_centroids", cost->training);
-        put(one, "model_ratio", cost->model);
-        put(one, "model_low", cost->model_low);
-        put(one, "model_high", cost->model_high);
+        put_columns(one, cost_columns, COST_COLUMNS, values);
+        put(one, "centroids", curve->costs[t].centroids);
     }
 }
 
