@@ -43,7 +43,7 @@ static const fgmm_option table[] = {
      "postings a row, for the rules that give more than one (1,1.25,1.5,2)"},
     {"--max-lists", FGMM_OPT_COUNT, &max_lists, "M", "most lists a row, as in build (8)"},
     {"--lambda", FGMM_OPT_REAL, &lambda, "L", "of soar, as in build (0.5)"},
-    {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N", "of need, as in build (10)"},
+    {"--neighbors", FGMM_OPT_COUNT, &neighbors, "N", "of need, as in build (40)"},
     {"--sketch", FGMM_OPT_COUNT, &sketch, "M",
      "judge every search with sketches of M coordinates, too, each of which costs (M+1)/D of a distance, and "
      "M a query (0: none)"},
