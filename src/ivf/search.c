@@ -87,7 +87,7 @@ fgmm_status fgmm__searcher_centroid_sketch(fgmm_searcher *searcher, int32_t m)
     if (m != 0)
         status = fgmm__coarse_create(searcher->comm, searcher->index, m, searcher->place.backend->threads,
                                      &searcher->coarse);
-    return fgmm__comm_agree(searcher->comm, status);
+    return fgmm__stopped_without_trace(fgmm__comm_agree(searcher->comm, status), "the search");
 }
 
 int64_t fgmm__searcher_batch(const fgmm_searcher *searcher, int32_t k, int32_t nprobe)
