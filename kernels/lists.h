@@ -63,17 +63,18 @@ typedef struct {
     int32_t byte_pitch;    /* a multiple of 16 */
     int32_t *squares;      /* [n] |q|^2 */
     int32_t *not_whole;    /* [1] becomes 1 where a value is not of the rows' type */
-    const int32_t *probes; /* [n][nprobe] lists */
+    const int32_t *probes; /* [n][probe_pitch] lists, of which the first nprobe are searched */
+    int32_t probe_pitch;
     uint32_t *bounds;      /* [n] key that a distance must not exceed */
     uint32_t *counts;      /* [n] finds, counting on past the capacity */
     fgmm_list_find *finds; /* [n][capacity] */
     uint32_t capacity;
-    uint32_t *sample; /* [n][sample_lists][sample_rows] keys of upper bounds; ~0: none */
-    int32_t sample_lists, sample_rows;
-    fgmm_list_near *nearest; /* [n][k], nearest first */
-    int32_t *nearest_counts; /* [n] */
-    int32_t *overflowed;     /* [n] numbers of queries whose finds had no room */
-    int32_t *n_overflowed;   /* [1] */
+    uint32_t *sample; /* [n][sample_lists][sample_rows / sample_fold] least keys of upper bounds; ~0: none */
+    int32_t sample_lists, sample_rows, sample_fold; /* fold: rows a key, 1 or 8 */
+    fgmm_list_near *nearest;                        /* [n][k], nearest first */
+    int32_t *nearest_counts;                        /* [n] */
+    int32_t *overflowed;                            /* [n] numbers of queries whose finds had no room */
+    int32_t *n_overflowed;                          /* [1] */
 } fgmm_list_queries;
 
 /* Queries that visit the same list, as many as a block takes. */
@@ -91,6 +92,22 @@ typedef struct {
     int32_t chunk_rows;      /* rows of a list that a block takes at a time, at most FGMM_LISTS_MOST_CHUNK */
     int32_t *state;          /* [3] groups, items, the next item */
 } fgmm_list_plan;
+
+/* What the order of lists takes of a query, in units of 1 / (row scale * its own scale). */
+typedef struct {
+    float scale, width; /* of its operand; the error a unit of a centroid's length */
+    float low, high;    /* its part of bounds of half the distance */
+} fgmm_list_rank_query;
+
+/* The order of lists: centroids and queries as operands of a product in fp16 about the centroids' mean. */
+typedef struct {
+    fgmm_list_view centroids; /* the rows of one list, f32, with norms */
+    void *rows;               /* [padded_rows][pieces][64] halves */
+    void *queries;            /* [padded_queries][pieces][64] halves, as lists_tile.cuh orders an operand */
+    fgmm_list_rank_query *terms;
+    int32_t pieces, padded_rows, padded_queries, tile_queries; /* as fgmm__list_rank_shape says */
+    int32_t fold; /* centroids whose least upper bound is a key of the sample */
+} fgmm_list_rank;
 
 /* lists_plan.cu */
 /* squares and norms of the rows that are here, and the longest of each list. */
@@ -112,6 +129,20 @@ int32_t fgmm__list_group_queries(int32_t dim, bool whole);
  * finds. */
 int fgmm__launch_list_tile(const fgmm_list_view *lists, const fgmm_list_queries *queries,
                            const fgmm_list_plan *plan, bool sampling, fgmm_stream stream);
+
+/* lists_rank.cu */
+/* Sets the shape; false: too many dimensions, or too many of the lists are wanted. */
+bool fgmm__list_rank_shape(int32_t lists, int32_t dim, int32_t n, int32_t nprobe, fgmm_list_rank *rank);
+size_t fgmm__list_rank_row_bytes(const fgmm_list_rank *rank); /* of both operands */
+size_t fgmm__list_rank_query_bytes(const fgmm_list_rank *rank);
+/* The operands, of centroids and of queries. */
+int fgmm__launch_list_rank_rows(const fgmm_list_rank *rank, fgmm_stream stream);
+int fgmm__launch_list_rank_queries(const fgmm_list_rank *rank, const fgmm_list_queries *queries,
+                                   fgmm_stream stream);
+/* bounding: fills the sample, [n][padded_rows / fold] keys (floats, of half the distance in the query's
+ * units); else appends the finds that the bounds, in the same units, leave. */
+int fgmm__launch_list_rank(const fgmm_list_rank *rank, const fgmm_list_queries *queries, bool bounding,
+                           fgmm_stream stream);
 
 /* lists_select.cu */
 /* Finds and the nearest so far become the nearest; counts become zero, bounds shrink. Queries with more finds

@@ -91,16 +91,17 @@ __device__ __forceinline__ void each_pair(const fgmm_list_view &lists, const fgm
     if (!sampling) {
         if (i >= static_cast<int64_t>(queries.n) * queries.nprobe)
             return;
-        const int list = queries.probes[i];
+        const int64_t query = i / queries.nprobe;
+        const int list = queries.probes[query * queries.probe_pitch + i % queries.nprobe];
         if (lists.size[list] > 0)
-            take(list, static_cast<int>(i / queries.nprobe));
+            take(list, static_cast<int>(query));
         return;
     }
     if (i >= queries.n || queries.bounds[i] != FGMM_LISTS_NO_BOUND)
         return;
     int slot = 0;
     for (int p = 0; p < queries.nprobe && slot < queries.sample_lists; p++) {
-        const int list = queries.probes[i * queries.nprobe + p];
+        const int list = queries.probes[i * queries.probe_pitch + p];
         if (lists.size[list] > 0)
             take(list, static_cast<int>(i) * queries.sample_lists + slot++);
     }
@@ -187,6 +188,15 @@ __global__ void __launch_bounds__(kScanThreads)
 
 /* ---- first bounds ---- */
 
+/* kHeld: of a lane. */
+template <int kHeld>
+__device__ __forceinline__ uint32_t least_of_sample(const uint32_t *sample, int n, int needed)
+{
+    return least_key<kHeld, kWarp>(
+        n, needed, threadIdx.x % kWarp, [&](int i) { return sample[i]; },
+        [](int below) { return __reduce_add_sync(kWholeWarp, below); });
+}
+
 /* A warp a query: the least key that so many of its sample do not exceed that k different rows are among
  * them. */
 __global__ void __launch_bounds__(kThreads) first_bounds(fgmm_list_queries queries)
@@ -194,13 +204,14 @@ __global__ void __launch_bounds__(kThreads) first_bounds(fgmm_list_queries queri
     const int q = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     if (q >= queries.n || queries.bounds[q] != FGMM_LISTS_NO_BOUND)
         return;
-    const int n = queries.sample_lists * queries.sample_rows;
+    const int n = queries.sample_lists * (queries.sample_rows / queries.sample_fold);
     const uint32_t *sample = queries.sample + static_cast<int64_t>(q) * n;
     /* A row is at most once in each list. */
     const int needed = queries.repeats ? queries.sample_lists * (queries.k - 1) + 1 : queries.k;
-    const uint32_t key = least_key<32, kWarp>(
-        n, needed, lane, [&](int i) { return sample[i]; },
-        [](int below) { return __reduce_add_sync(kWholeWarp, below); });
+    const uint32_t key = n <= 4 * kWarp    ? least_of_sample<4>(sample, n, needed)
+                         : n <= 8 * kWarp  ? least_of_sample<8>(sample, n, needed)
+                         : n <= 16 * kWarp ? least_of_sample<16>(sample, n, needed)
+                                           : least_of_sample<32>(sample, n, needed);
     if (lane == 0)
         queries.bounds[q] = key;
 }

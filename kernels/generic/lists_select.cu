@@ -28,6 +28,13 @@ template <int kRoom> struct Work {
     int of_warps[kWarp];
 };
 
+/* Squared differences of a warp's 32 rows in 16 dimensions; the odd pitch keeps both ways free of conflicts.
+ */
+struct Squares {
+    static constexpr int kDims = 16;
+    double of[kWarp][kDims + 1];
+};
+
 template <int kThreads> __device__ int block_sum(int value, int *of_warps)
 {
     value = __reduce_add_sync(kWholeWarp, value);
@@ -105,6 +112,43 @@ __device__ Near measured(const fgmm_list_view &lists, const fgmm_list_queries &q
     return {distance, lists.ids != nullptr ? lists.ids[place] : lists.first_id + place};
 }
 
+/* The distances of items [0, n), whose ids are places, as exact_distance computes them; then their ids are
+ * those of rows. A warp takes 32 at a time: its lanes read along rows, then each adds one row's terms in the
+ * order of dimensions. */
+template <typename T, int kThreads, int kRoom>
+__device__ void measure_items(const fgmm_list_view &lists, const fgmm_list_queries &queries, int q,
+                              Work<kRoom> &work, Squares *squares, int n)
+{
+    constexpr int kDims = Squares::kDims, kAtOnce = kWarp / kDims;
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, dim = queries.dim;
+    const float *query = queries.values + static_cast<int64_t>(q) * dim;
+    double(*of)[kDims + 1] = squares[warp].of;
+    for (int i0 = warp * kWarp; i0 < n; i0 += kThreads) {
+        const int count = min(n - i0, kWarp);
+        double sum = 0;
+        for (int d0 = 0; d0 < dim; d0 += kDims) {
+            const int d = d0 + lane % kDims;
+            const double value = d < dim ? to_double(query[d]) : 0.0;
+#pragma unroll 4
+            for (int i = lane / kDims; i < count; i += kAtOnce) {
+                const T *row =
+                    reinterpret_cast<const T *>(row_at(lists, static_cast<uint32_t>(work.items[i0 + i].id)));
+                const double t = d < dim ? __dsub_rn(to_double(row[d]), value) : 0.0;
+                of[i][lane % kDims] = __dmul_rn(t, t);
+            }
+            __syncwarp();
+            for (int j = 0; j < kDims; j++) /* zeros past dim change nothing */
+                sum = __dadd_rn(sum, of[lane][j]);
+            __syncwarp();
+        }
+        if (lane < count) {
+            const uint32_t place = static_cast<uint32_t>(work.items[i0 + lane].id);
+            work.items[i0 + lane] = {sum, lists.ids != nullptr ? lists.ids[place] : lists.first_id + place};
+        }
+    }
+    __syncthreads();
+}
+
 /* The distance that a key stands for. */
 __device__ __forceinline__ double value_of(const fgmm_list_queries &queries, uint32_t key)
 {
@@ -143,6 +187,7 @@ __global__ void __launch_bounds__(kThreads) select_nearest(fgmm_list_view lists,
 {
     extern __shared__ __align__(16) char memory[];
     Work<kRoom> &work = *reinterpret_cast<Work<kRoom> *>(memory);
+    Squares *squares = reinterpret_cast<Squares *>(&work + 1);
     const int q = blockIdx.x, have = queries.nearest_counts[q];
     const uint32_t found = queries.counts[q];
     const fgmm_list_find *finds = queries.finds + static_cast<int64_t>(q) * queries.capacity;
@@ -175,13 +220,15 @@ __global__ void __launch_bounds__(kThreads) select_nearest(fgmm_list_view lists,
                 work.items[at] = {static_cast<double>(find.lower),
                                   lists.ids != nullptr ? lists.ids[find.place] : lists.first_id + find.place};
             else
-                work.items[at] = measured<T>(lists, queries, q, find.place);
+                work.items[at] = {0, find.place};
         }
         __syncthreads();
         const int kept = work.kept;
         fits = kept + have <= kRoom;
         if (!fits)
             break;
+        if (!queries.whole)
+            measure_items<T, kThreads>(lists, queries, q, work, squares, kept);
         reduce_to_nearest<kThreads>(work, append_nearest<kThreads>(queries, q, work, kept), queries.k,
                                     queries.repeats);
         if (kept < n && (work.n < queries.k || work.items[queries.k - 1].distance > value_of(queries, limit)))
@@ -205,7 +252,7 @@ __device__ void scan_exactly(const fgmm_list_view &lists, const fgmm_list_querie
     const int k = queries.k;
     Near farthest = n == k ? work.items[k - 1] : Near{INFINITY, INT64_MAX};
     for (int p = 0; p < queries.nprobe; p++) {
-        const int list = queries.probes[static_cast<int64_t>(q) * queries.nprobe + p];
+        const int list = queries.probes[static_cast<int64_t>(q) * queries.probe_pitch + p];
         for (int r0 = 0; r0 < lists.size[list]; r0 += kThreads) {
             const int r = r0 + threadIdx.x;
             if (threadIdx.x == 0)
@@ -260,7 +307,7 @@ template <typename Kernel> int allow_shared(Kernel kernel, size_t bytes)
 template <typename T, typename Size>
 int launch_select(const fgmm_list_view &lists, const fgmm_list_queries &queries, cudaStream_t stream)
 {
-    constexpr size_t kBytes = sizeof(Work<Size::kRoom>);
+    constexpr size_t kBytes = sizeof(Work<Size::kRoom>) + Size::kThreads / kWarp * sizeof(Squares);
     const auto kernel = select_nearest<T, Size::kThreads, Size::kRoom>;
     const int code = allow_shared(kernel, kBytes);
     if (code != cudaSuccess)

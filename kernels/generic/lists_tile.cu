@@ -5,6 +5,7 @@
  * appended to the query's finds. */
 #include <cuda_runtime.h>
 #include "kernels/generic/lists_tile.cuh"
+#include "kernels/ptx/async_copy.cuh"
 
 namespace fgmm
 {
@@ -48,17 +49,46 @@ __device__ __forceinline__ uint32_t as_bits(float sum)
     return __float_as_uint(sum);
 }
 
-/* A pair of the sample. */
+/* The upper bound of a pair of the sample; none where there is no such row or query. */
 template <typename Screen>
-__device__ __forceinline__ void sample(const Item<Screen> &item, typename Screen::Sum sum,
-                                       const typename Screen::Row &row, int r, int n)
+__device__ __forceinline__ uint32_t sampled(const Item<Screen> &item, typename Screen::Sum sum,
+                                            const typename Screen::Row &row, int r, int n)
 {
     uint32_t lower, upper;
     if (r >= item.end || n >= item.shared.group.count)
-        return;
+        return FGMM_LISTS_NO_BOUND;
     item.screen.measure(sum, row, item.lists, item.shared.place + r, item.hot[n], item.cold[n], &lower,
                         &upper);
-    item.queries.sample[static_cast<int64_t>(item.cold[n].visitor) * item.queries.sample_rows + r] = upper;
+    return upper;
+}
+
+/* Keys of a lane's 8 rows for its two queries: of each row, or the least. */
+template <typename Screen>
+__device__ __forceinline__ void sample(const Item<Screen> &item,
+                                       const typename Screen::Row (&terms)[ListTile::kTiles][2],
+                                       const typename Screen::Sum (&sums)[ListTile::kTiles][4], int r0, int n)
+{
+    const int fold = item.queries.sample_fold, keys = item.queries.sample_rows / fold;
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (n + 8 * h >= item.shared.group.count)
+            continue;
+        uint32_t *to = item.queries.sample + static_cast<int64_t>(item.cold[n + 8 * h].visitor) * keys;
+        uint32_t least = FGMM_LISTS_NO_BOUND;
+#pragma unroll
+        for (int tile = 0; tile < ListTile::kTiles; tile++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int r = r0 + 8 * tile + 2 * t + e;
+                const uint32_t key = sampled(item, sums[tile][2 * h + e], terms[tile][e], r, n + 8 * h);
+                least = min(least, key);
+                if (fold == 1 && r < item.end)
+                    to[r] = key;
+            }
+        if (fold != 1)
+            to[r0 / 8 + t] = least;
+    }
 }
 
 /* Finishes one pair that was not ruled out. Out of line, so that the products keep their registers. */
@@ -127,6 +157,16 @@ __device__ __forceinline__ void load_rows(const Item<Screen> &item, WarpRows<Scr
         }
 }
 
+/* The warp's rows from r0 on will be wanted: memory takes longer than the warps that multiply meanwhile. */
+template <typename Screen> __device__ __forceinline__ void announce_rows(const Item<Screen> &item, int r0)
+{
+    constexpr int kLine = 128;
+    const int bytes = min(ListTile::kRows, item.end - r0) * item.lists.pitch;
+    const char *rows = item.rows + static_cast<int64_t>(r0) * item.lists.pitch;
+    for (int at = static_cast<int>(threadIdx.x) % kWarp * kLine; at < bytes; at += kWarp * kLine)
+        ptx::prefetch_l2(rows + at);
+}
+
 /* Adds one piece's products of 16 queries (their operands from `queries` on) and the warp's rows. */
 template <typename Screen>
 __device__ __forceinline__ void multiply_piece(const uint4 (&rows)[ListTile::kTiles][2], const char *queries,
@@ -153,9 +193,13 @@ __device__ __forceinline__ void judge(const Item<Screen> &item,
 {
     const int lane = threadIdx.x % kWarp;
     const int r = lane % 4 * 2, n = n0 + lane / 4;
-    bool any = kSampling;
+    if constexpr (kSampling) {
+        sample(item, terms, sums, r0, n);
+        return;
+    }
+    bool any = false;
 #pragma unroll
-    for (int tile = 0; !kSampling && tile < ListTile::kTiles; tile++)
+    for (int tile = 0; tile < ListTile::kTiles; tile++)
 #pragma unroll
         for (int e = 0; e < 4; e++)
             any |= Screen::near(sums[tile][e], terms[tile][e % 2], query[e / 2]);
@@ -164,13 +208,10 @@ __device__ __forceinline__ void judge(const Item<Screen> &item,
 #pragma unroll
     for (int tile = 0; tile < ListTile::kTiles; tile++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            if constexpr (kSampling)
-                sample(item, sums[tile][e], terms[tile][e % 2], r0 + 8 * tile + r + e % 2, n + 8 * (e / 2));
-            else if (Screen::near(sums[tile][e], terms[tile][e % 2], query[e / 2]))
+        for (int e = 0; e < 4; e++)
+            if (Screen::near(sums[tile][e], terms[tile][e % 2], query[e / 2]))
                 put_aside(item, sums[tile][e], r0 - item.shared.begin + 8 * tile + r + e % 2,
                           n + 8 * (e / 2));
-        }
 }
 
 /* The warp's rows by all queries. kHeld: pieces in registers; 0: each is read again for every kWide * 16. */
@@ -277,11 +318,13 @@ __global__ void __launch_bounds__(ListTile::kThreads, list_blocks<Screen>(kHeld)
         item.rows = lists.rows + item.shared.place * lists.pitch;
         item.end = item.shared.end;
         item.screen.open(lists, floats, item.shared);
+        int r0 = item.shared.begin + static_cast<int>(threadIdx.x) / kWarp * ListTile::kRows;
+        announce_rows(item, r0);
         item.screen.load_queries(lists, queries, plan, item.shared, kSampling, operands, pieces, item.padded,
                                  item.hot, item.cold);
         __syncthreads();
-        for (int r0 = item.shared.begin + static_cast<int>(threadIdx.x) / kWarp * ListTile::kRows;
-             r0 < item.end; r0 += ListTile::kWarps * ListTile::kRows) {
+        for (; r0 < item.end; r0 += ListTile::kWarps * ListTile::kRows) {
+            announce_rows(item, r0 + ListTile::kWarps * ListTile::kRows);
             WarpRows<Screen, kPieces> rows;
             load_rows<Screen, kPieces, kHeld>(item, rows, r0);
             scan<Screen, kSampling, kPieces, kHeld, kWide>(item, rows, r0);

@@ -135,11 +135,12 @@ typedef struct {
                               fgmm_backend_lists **out);
     void (*lists_close)(fgmm_backend_lists *lists); /* accepts NULL */
     /* The k nearest rows (k <= FGMM_MOST_NEAREST) of each of n queries ([n][dim]) in the lists
-     * probes[n][nprobe]. choose: probes are set first, to the nprobe (<= FGMM_MOST_NEAREST) lists whose
-     * centroids are nearest, ties to the smaller number. nearest [n][k], nearest first, ties to the smaller
-     * id; counts [n]: how many there are. All host. times may be NULL. */
+     * probes[n][nprobe]. choose: 0, or nprobe to FGMM_MOST_NEAREST: probes[n][choose] are set first, to the
+     * lists whose centroids are nearest, ties to the smaller number, and the first nprobe are searched.
+     * nearest [n][k], nearest first, ties to the smaller id; counts [n]: how many there are. All host. times
+     * may be NULL. */
     fgmm_status (*lists_search)(fgmm_backend_lists *lists, const float *queries, int64_t n, int32_t k,
-                                int32_t nprobe, bool choose, int32_t *probes, fgmm_neighbor *nearest,
+                                int32_t nprobe, int32_t choose, int32_t *probes, fgmm_neighbor *nearest,
                                 int32_t *counts, fgmm_list_times *times);
 
     /* The k nearest (k <= FGMM_MOST_NEAREST) among the rows of tiles, whose ids are their global numbers:

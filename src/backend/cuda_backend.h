@@ -232,6 +232,13 @@ fgmm_status fgmm__cuda_stage(fgmm__cuda_backend *cuda, size_t bytes, void *out);
 fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
 /* Waits for all work of the stream. */
 fgmm_status fgmm__cuda_download(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes);
+/* Several, with one wait. */
+typedef struct {
+    void *to;
+    const void *from;
+    size_t bytes;
+} fgmm__cuda_copy;
+fgmm_status fgmm__cuda_downloads(fgmm__cuda_backend *cuda, const fgmm__cuda_copy *copies, int n);
 void fgmm__cuda_staging_free(fgmm__cuda_backend *cuda);
 
 /* cuda_model.c: takes what it needs of `components`, but makes no tables. */
@@ -316,7 +323,7 @@ fgmm_status fgmm__cuda_lists_open(fgmm_backend *backend, const fgmm_list_table *
                                   fgmm_backend_lists **out);
 void fgmm__cuda_lists_close(fgmm_backend_lists *lists);
 fgmm_status fgmm__cuda_lists_search(fgmm_backend_lists *lists, const float *queries, int64_t n, int32_t k,
-                                    int32_t nprobe, bool choose, int32_t *probes, fgmm_neighbor *nearest,
+                                    int32_t nprobe, int32_t choose, int32_t *probes, fgmm_neighbor *nearest,
                                     int32_t *counts, fgmm_list_times *times);
 
 /* cuda_nearest.c */

@@ -32,6 +32,11 @@ enum {
     LEAST_FINDS = 1024, /* a query; powers of two */
     MOST_FINDS = 8192,
     LEAST_SAMPLE = 512, /* rows that a query's first bound is made from */
+    WIDE_SAMPLE = 2048, /* of several lists, of which each gives only so many: little of them is read */
+    WIDE_LISTS = 8,
+    WIDE_NEIGHBOURS = 64, /* at most */
+    FOLD = 8,             /* rows whose least upper bound is a key, while there are */
+    KEYS_A_NEIGHBOUR = 4, /* so many */
     FEW_A_NEIGHBOUR = 4,
     MANY_A_NEIGHBOUR = 16,
     MOST_WITH_MANY = 1024
@@ -139,31 +144,39 @@ static uint32_t finds_a_query(int64_t n, int32_t k)
     return room;
 }
 
-/* From how many rows of how many lists a first bound is made. */
+/* From how many rows of how many lists a first bound is made. A row that is in several lists would count
+ * several times: then it is made from few. */
 static void choose_sample(fgmm_list_queries *q, double mean_rows)
 {
-    int64_t rows = MANY_A_NEIGHBOUR * (int64_t)q->k;
-    if (rows > MOST_WITH_MANY)
+    bool wide = !q->repeats && q->k <= WIDE_NEIGHBOURS;
+    int64_t rows = wide ? WIDE_SAMPLE : MANY_A_NEIGHBOUR * (int64_t)q->k;
+    if (rows > MOST_WITH_MANY && !wide)
         rows = q->k * FEW_A_NEIGHBOUR > MOST_WITH_MANY ? q->k * FEW_A_NEIGHBOUR : MOST_WITH_MANY;
     if (rows < LEAST_SAMPLE)
         rows = LEAST_SAMPLE;
     int64_t lists =
         mean_rows < (double)rows ? (int64_t)((double)rows / (mean_rows > 1 ? mean_rows : 1)) + 1 : 1;
+    if (wide && lists < WIDE_LISTS)
+        lists = WIDE_LISTS;
     lists = lists < FGMM_LISTS_SAMPLED ? lists : FGMM_LISTS_SAMPLED;
     q->sample_lists = lists < q->nprobe ? (int32_t)lists : q->nprobe;
     q->sample_rows = (int32_t)((rows / q->sample_lists + 255) / 256 * 256);
+    int64_t needed = q->repeats ? (int64_t)q->sample_lists * q->k : q->k;
+    int64_t keys = (int64_t)q->sample_lists * q->sample_rows / FOLD;
+    q->sample_fold = keys >= KEYS_A_NEIGHBOUR * needed ? FOLD : 1;
 }
 
 static size_t sample_bytes(const fgmm_list_queries *q)
 {
-    return (size_t)q->n * (size_t)q->sample_lists * (size_t)q->sample_rows * sizeof *q->sample;
+    return (size_t)q->n * (size_t)q->sample_lists * (size_t)(q->sample_rows / q->sample_fold) *
+           sizeof *q->sample;
 }
 
 /* Rows a block takes at a time: as many as leave each multiprocessor some tens of turns, for then the last
  * ones cost little; each turn loads the queries anew. */
 static void choose_chunk(fgmm__cuda_finder *finder, int32_t lists, double mean_rows)
 {
-    enum { TURNS = 32, LEAST_ROWS = 256 };
+    enum { TURNS = 64, LEAST_ROWS = 256 };
     const fgmm_list_queries *q = &finder->queries;
     double pairs = (double)q->n * q->nprobe, groups = pairs / finder->plan.group_queries;
     groups += pairs < lists ? pairs : lists;
@@ -193,7 +206,8 @@ cleanup:
 }
 
 fgmm_status fgmm__cuda_finder_begin(fgmm__cuda_finder *finder, int32_t k, const int32_t *probes,
-                                    int32_t nprobe, int32_t lists, double mean_rows, bool repeats, bool whole)
+                                    int32_t pitch, int32_t nprobe, int32_t lists, double mean_rows,
+                                    bool repeats, bool whole)
 {
     fgmm_status status = FGMM_OK;
     fgmm_list_queries *q = &finder->queries;
@@ -218,9 +232,23 @@ fgmm_status fgmm__cuda_finder_begin(fgmm__cuda_finder *finder, int32_t k, const 
     if (probes == NULL)
         FGMM_CUDA(cudaMemsetAsync(finder->zeros, 0, n * sizeof *finder->zeros, stream));
     q->probes = probes != NULL ? probes : finder->zeros;
+    q->probe_pitch = pitch;
     FGMM_CUDA(cudaMemsetAsync(q->bounds, 0xff, n * sizeof *q->bounds, stream));
     FGMM_CUDA(cudaMemsetAsync(q->counts, 0, n * sizeof *q->counts, stream));
     FGMM_CUDA(cudaMemsetAsync(q->nearest_counts, 0, n * sizeof *q->nearest_counts, stream));
+cleanup:
+    return status;
+}
+
+/* Finds become the nearest; queries whose finds had no room are searched without a screen. */
+static fgmm_status select_and_finish(fgmm__cuda_finder *finder, const fgmm_list_view *lists)
+{
+    fgmm_status status = FGMM_OK;
+    const fgmm_list_queries *q = &finder->queries;
+    cudaStream_t stream = finder->cuda->stream;
+    FGMM_CUDA(cudaMemsetAsync(q->n_overflowed, 0, sizeof *q->n_overflowed, stream));
+    FGMM_LAUNCH(fgmm__launch_list_select(lists, q, stream));
+    FGMM_LAUNCH(fgmm__launch_list_exact(lists, q, false, stream));
 cleanup:
     return status;
 }
@@ -241,9 +269,25 @@ fgmm_status fgmm__cuda_finder_scan(fgmm__cuda_finder *finder, const fgmm_list_vi
     FGMM_LAUNCH(fgmm__launch_list_bounds(q, stream));
     FGMM_LAUNCH(fgmm__launch_list_plan(lists, q, plan, false, stream));
     FGMM_LAUNCH(fgmm__launch_list_tile(lists, q, plan, false, stream));
-    FGMM_CUDA(cudaMemsetAsync(q->n_overflowed, 0, sizeof *q->n_overflowed, stream));
-    FGMM_LAUNCH(fgmm__launch_list_select(lists, q, stream));
-    FGMM_LAUNCH(fgmm__launch_list_exact(lists, q, false, stream));
+    FGMM_TRY(select_and_finish(finder, lists));
+cleanup:
+    return status;
+}
+
+fgmm_status fgmm__cuda_finder_rank(fgmm__cuda_finder *finder, const fgmm_list_rank *rank, int32_t nprobe)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_list_queries *q = &finder->queries;
+    cudaStream_t stream = finder->cuda->stream;
+    FGMM_TRY(fgmm__cuda_finder_begin(finder, nprobe, NULL, 1, 1, 1, 1, false, false));
+    q->sample_lists = q->sample_fold = 1;
+    q->sample_rows = rank->padded_rows / rank->fold;
+    FGMM_TRY(make_room(finder, SAMPLE, sample_bytes(q), &q->sample));
+    FGMM_LAUNCH(fgmm__launch_list_rank_queries(rank, q, stream));
+    FGMM_LAUNCH(fgmm__launch_list_rank(rank, q, true, stream));
+    FGMM_LAUNCH(fgmm__launch_list_bounds(q, stream));
+    FGMM_LAUNCH(fgmm__launch_list_rank(rank, q, false, stream));
+    FGMM_TRY(select_and_finish(finder, &rank->centroids));
 cleanup:
     return status;
 }
@@ -255,13 +299,14 @@ int64_t fgmm__cuda_finder_piece(const fgmm__cuda_finder *finder, int64_t seen)
     return rows < capacity ? capacity : rows < most ? rows : most;
 }
 
-fgmm_status fgmm__cuda_finder_read(fgmm__cuda_finder *finder, fgmm_neighbor *nearest, int32_t *counts)
+fgmm_status fgmm__cuda_finder_read(fgmm__cuda_finder *finder, fgmm_neighbor *nearest, int32_t *counts,
+                                   const fgmm__cuda_copy *also)
 {
-    fgmm_status status = FGMM_OK;
     const fgmm_list_queries *q = &finder->queries;
-    FGMM_TRY(fgmm__cuda_download(finder->cuda, nearest, q->nearest,
-                                 (size_t)q->n * (size_t)q->k * sizeof *nearest));
-    FGMM_TRY(fgmm__cuda_download(finder->cuda, counts, q->nearest_counts, (size_t)q->n * sizeof *counts));
-cleanup:
-    return status;
+    size_t n = (size_t)q->n;
+    fgmm__cuda_copy copies[3] = {{nearest, q->nearest, n * (size_t)q->k * sizeof *nearest},
+                                 {counts, q->nearest_counts, n * sizeof *counts}};
+    if (also != NULL)
+        copies[2] = *also;
+    return fgmm__cuda_downloads(finder->cuda, copies, also != NULL ? 3 : 2);
 }

@@ -38,17 +38,21 @@ fgmm_status fgmm__cuda_finder_queries(fgmm__cuda_finder *finder, const float *qu
 fgmm_status fgmm__cuda_finder_bytes(fgmm__cuda_finder *finder, fgmm_dtype dtype);
 /* Whether they all were. Waits for that. */
 fgmm_status fgmm__cuda_finder_whole(fgmm__cuda_finder *finder, bool *whole);
-/* Begins to look for k nearest, none found yet. probes: [n][nprobe], device (NULL: list 0 alone). mean_rows:
+/* Begins to look for k nearest, none found yet. probes: [n][pitch], device (NULL: list 0 alone). mean_rows:
  * of a list. whole: in whole numbers, as fgmm__cuda_finder_whole said. */
 fgmm_status fgmm__cuda_finder_begin(fgmm__cuda_finder *finder, int32_t k, const int32_t *probes,
-                                    int32_t nprobe, int32_t lists, double mean_rows, bool repeats,
-                                    bool whole);
+                                    int32_t pitch, int32_t nprobe, int32_t lists, double mean_rows,
+                                    bool repeats, bool whole);
 /* Offers the rows that are here to the queries whose lists they are in. */
 fgmm_status fgmm__cuda_finder_scan(fgmm__cuda_finder *finder, const fgmm_list_view *lists);
+/* Finds the nprobe nearest centroids instead: begins, scans. rank: shaped for these queries and nprobe. */
+fgmm_status fgmm__cuda_finder_rank(fgmm__cuda_finder *finder, const fgmm_list_rank *rank, int32_t nprobe);
 /* Rows that may be offered as one list, after `seen` others in no special order, so that finds have room. */
 int64_t fgmm__cuda_finder_piece(const fgmm__cuda_finder *finder, int64_t seen);
-/* The nearest so far, nearest first (host: nearest [n][k], counts [n]). Waits. */
-fgmm_status fgmm__cuda_finder_read(fgmm__cuda_finder *finder, fgmm_neighbor *nearest, int32_t *counts);
+/* The nearest so far, nearest first (host: nearest [n][k], counts [n]); also: one copy more, or NULL. Waits.
+ */
+fgmm_status fgmm__cuda_finder_read(fgmm__cuda_finder *finder, fgmm_neighbor *nearest, int32_t *counts,
+                                   const fgmm__cuda_copy *also);
 
 /* Bytes of a row on the device: whole granules of 16 bytes and of 8 elements. */
 int32_t fgmm__cuda_list_pitch(fgmm_dtype dtype, int32_t dim);

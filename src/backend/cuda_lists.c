@@ -9,57 +9,6 @@ static const int64_t reserve_bytes = (int64_t)4 << 30;
 
 /* ---- opening ---- */
 
-enum { RANKING_ROWS, RANKING_CENTRE, RANKING_BEGIN, RANKING_SIZE, RANKING_NORMS, RANKING_LONGEST };
-
-/* A ranking room with these bytes; out points to a pointer of any type, may be NULL. */
-static fgmm_status put(fgmm_backend_lists *lists, int which, const void *from, size_t bytes, void *out)
-{
-    fgmm_status status = FGMM_OK;
-    void *to = NULL;
-    FGMM_TRY(fgmm__cuda_make_room(lists->cuda->base.device, &lists->ranking_rooms[which], bytes,
-                                  "the order of lists", &to));
-    if (from != NULL)
-        FGMM_TRY(fgmm__cuda_upload(lists->cuda, to, from, bytes));
-    memcpy(out, &to, sizeof to);
-cleanup:
-    return status;
-}
-
-/* The centroids as rows of one list about their mean. */
-static fgmm_status put_ranking(fgmm_backend_lists *lists, const float *centroids)
-{
-    fgmm_status status = FGMM_OK;
-    fgmm_list_view *view = &lists->ranking;
-    int32_t n = lists->table.lists, dim = lists->table.dim, pitch = fgmm__cuda_list_pitch(FGMM_F32, dim);
-    char *rows = NULL;
-    float *mean = NULL;
-    uint32_t zero = 0;
-    FGMM_ALLOC(rows, (size_t)n * (size_t)pitch, "centroids");
-    FGMM_ALLOC(mean, dim, "centroids");
-    for (int32_t j = 0; j < n; j++)
-        memcpy(rows + (size_t)j * (size_t)pitch, centroids + (size_t)j * dim,
-               (size_t)dim * sizeof *centroids);
-    for (int32_t d = 0; d < dim; d++) {
-        double sum = 0;
-        for (int32_t j = 0; j < n; j++)
-            sum += centroids[(size_t)j * dim + d];
-        mean[d] = (float)(sum / n);
-    }
-    *view = (fgmm_list_view){.pitch = pitch, .type = FGMM_ROWS_F32, .dim = dim, .lists = 1};
-    FGMM_TRY(put(lists, RANKING_ROWS, rows, (size_t)n * (size_t)pitch, &view->rows));
-    FGMM_TRY(put(lists, RANKING_CENTRE, mean, (size_t)dim * sizeof *mean, &view->centres));
-    FGMM_TRY(put(lists, RANKING_BEGIN, &zero, sizeof zero, &view->begin));
-    FGMM_TRY(put(lists, RANKING_SIZE, &n, sizeof n, &view->size));
-    FGMM_TRY(put(lists, RANKING_NORMS, NULL, (size_t)n * sizeof *view->norms, &view->norms));
-    FGMM_TRY(put(lists, RANKING_LONGEST, NULL, sizeof *view->longest, &view->longest));
-    FGMM_LAUNCH(fgmm__launch_list_norms(view, lists->cuda->stream));
-    FGMM_TRY(fgmm__stream_sync(lists->cuda->stream, lists->cuda->base.comm));
-cleanup:
-    free(rows);
-    free(mean);
-    return status;
-}
-
 static fgmm_status put_centroids(fgmm_backend_lists *lists, const float *centroids)
 {
     fgmm_status status = FGMM_OK;
@@ -97,7 +46,7 @@ fgmm_status fgmm__cuda_lists_open(fgmm_backend *backend, const fgmm_list_table *
     FGMM_CUDA(cudaEventCreate(&lists->begun));
     FGMM_CUDA(cudaEventCreate(&lists->ended));
     FGMM_TRY(put_centroids(lists, table->centroids));
-    FGMM_TRY(put_ranking(lists, table->centroids));
+    FGMM_TRY(fgmm__cuda_rank_open(&lists->rank, lists->cuda, table->centroids, table->lists, table->dim));
     FGMM_TRY(fgmm__cuda_lists_place(lists, bytes_for_rows(backend->device, memory_bytes)));
     if (lists->resident)
         FGMM_TRY(fgmm__cuda_lists_keep(lists, NULL));
@@ -116,8 +65,7 @@ void fgmm__cuda_lists_close(fgmm_backend_lists *lists)
     fgmm__stream_sync(lists->cuda->stream, NULL); /* kernels may be under way after a failure */
     fgmm__cuda_finder_free(&lists->finder);
     fgmm__cuda_lists_unplace(lists);
-    for (size_t r = 0; r < sizeof lists->ranking_rooms / sizeof *lists->ranking_rooms; r++)
-        fgmm__device_free(device, lists->ranking_rooms[r].pointer);
+    fgmm__cuda_rank_close(&lists->rank);
     fgmm__device_free(device, lists->centroids);
     fgmm__device_free(device, lists->probes.pointer);
     if (lists->begun != NULL)
@@ -130,35 +78,34 @@ void fgmm__cuda_lists_close(fgmm_backend_lists *lists)
 
 /* ---- searching ---- */
 
-/* The lists of each query, on the device. */
-static fgmm_status set_probes(fgmm_backend_lists *lists, int32_t nprobe, bool choose, const int32_t *probes,
+/* The lists of each query, on the device: so many, chosen there or given. */
+static fgmm_status set_probes(fgmm_backend_lists *lists, int32_t width, bool choose, const int32_t *probes,
                               int32_t **on_device)
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_finder *finder = &lists->finder;
-    size_t bytes = (size_t)finder->queries.n * (size_t)nprobe * sizeof *probes;
+    size_t bytes = (size_t)finder->queries.n * (size_t)width * sizeof *probes;
     FGMM_TRY(fgmm__cuda_make_room(lists->cuda->base.device, &lists->probes, bytes, "probes", on_device));
     if (!choose) {
         FGMM_TRY(fgmm__cuda_upload(lists->cuda, *on_device, probes, bytes));
         goto cleanup;
     }
-    FGMM_TRY(fgmm__cuda_finder_begin(finder, nprobe, NULL, 1, 1, lists->table.lists, false, false));
-    FGMM_TRY(fgmm__cuda_finder_scan(finder, &lists->ranking));
-    FGMM_LAUNCH(fgmm__launch_list_probes(&finder->queries, *on_device, lists->cuda->stream));
+    FGMM_TRY(fgmm__cuda_rank_probes(&lists->rank, finder, width, *on_device));
 cleanup:
     return status;
 }
 
-/* Lists that are not on the device are brought; they pass through the windows in turn. */
-static fgmm_status scan_with_windows(fgmm_backend_lists *lists, const int32_t *probes, int64_t n_probes)
+/* Lists that are not on the device are brought; they pass through the windows in turn. probes: [n][width]. */
+static fgmm_status scan_with_windows(fgmm_backend_lists *lists, const int32_t *probes, int32_t width)
 {
     fgmm_status status = FGMM_OK;
     int32_t *visits = NULL, list = 0;
     int64_t row = 0;
     bool any = true;
     FGMM_ALLOC(visits, lists->table.lists, "visits");
-    for (int64_t i = 0; i < n_probes; i++)
-        visits[probes[i]]++;
+    for (int32_t q = 0; q < lists->finder.queries.n; q++)
+        for (int32_t p = 0; p < lists->finder.queries.nprobe; p++)
+            visits[probes[(int64_t)q * width + p]]++;
     if (!lists->kept_chosen)
         FGMM_TRY(fgmm__cuda_lists_keep(lists, visits));
     FGMM_TRY(fgmm__cuda_finder_scan(&lists->finder, &lists->kept.view));
@@ -188,7 +135,7 @@ cleanup:
 }
 
 fgmm_status fgmm__cuda_lists_search(fgmm_backend_lists *lists, const float *queries, int64_t n, int32_t k,
-                                    int32_t nprobe, bool choose, int32_t *probes, fgmm_neighbor *nearest,
+                                    int32_t nprobe, int32_t choose, int32_t *probes, fgmm_neighbor *nearest,
                                     int32_t *counts, fgmm_list_times *times)
 {
     fgmm_status status = FGMM_OK;
@@ -196,7 +143,7 @@ fgmm_status fgmm__cuda_lists_search(fgmm_backend_lists *lists, const float *quer
     fgmm__cuda_finder *finder = &lists->finder;
     int32_t *on_device = NULL;
     bool bytes = fgmm__cuda_list_bytes_serve(table->dtype, table->dim), whole = false;
-    int64_t n_probes = n * nprobe;
+    int32_t width = choose > 0 ? choose : nprobe;
     double mean_rows = (double)table->offsets[table->lists] / table->lists;
     if (n == 0)
         goto cleanup;
@@ -205,22 +152,21 @@ fgmm_status fgmm__cuda_lists_search(fgmm_backend_lists *lists, const float *quer
     FGMM_CUDA(cudaEventRecord(lists->begun, lists->cuda->stream));
     if (bytes)
         FGMM_TRY(fgmm__cuda_finder_bytes(finder, table->dtype));
-    FGMM_TRY(set_probes(lists, nprobe, choose, probes, &on_device));
+    FGMM_TRY(set_probes(lists, width, choose > 0, probes, &on_device));
+    const fgmm__cuda_copy chosen = {probes, on_device, (size_t)n * (size_t)width * sizeof *probes};
     if (bytes)
         FGMM_TRY(fgmm__cuda_finder_whole(finder, &whole));
-    FGMM_TRY(fgmm__cuda_finder_begin(finder, k, on_device, nprobe, table->lists, mean_rows, table->repeats,
-                                     whole));
+    FGMM_TRY(fgmm__cuda_finder_begin(finder, k, on_device, width, nprobe, table->lists, mean_rows,
+                                     table->repeats, whole));
     if (lists->resident) {
         FGMM_TRY(fgmm__cuda_finder_scan(finder, &lists->kept.view));
     } else {
-        if (choose)
-            FGMM_TRY(fgmm__cuda_download(lists->cuda, probes, on_device, (size_t)n_probes * sizeof *probes));
-        FGMM_TRY(scan_with_windows(lists, probes, n_probes));
+        if (choose > 0)
+            FGMM_TRY(fgmm__cuda_download(lists->cuda, probes, on_device, chosen.bytes));
+        FGMM_TRY(scan_with_windows(lists, probes, width));
     }
     FGMM_CUDA(cudaEventRecord(lists->ended, lists->cuda->stream));
-    FGMM_TRY(fgmm__cuda_finder_read(finder, nearest, counts));
-    if (choose && lists->resident)
-        FGMM_TRY(fgmm__cuda_download(lists->cuda, probes, on_device, (size_t)n_probes * sizeof *probes));
+    FGMM_TRY(fgmm__cuda_finder_read(finder, nearest, counts, choose > 0 && lists->resident ? &chosen : NULL));
     FGMM_TRY(take_times(lists, times));
 cleanup:
     return status;

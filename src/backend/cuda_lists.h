@@ -3,7 +3,7 @@
 #ifndef FGMM_BACKEND_CUDA_LISTS_H
 #define FGMM_BACKEND_CUDA_LISTS_H
 
-#include "backend/cuda_finder.h"
+#include "backend/cuda_rank.h"
 
 /* One buffer on the way to the device. */
 typedef struct {
@@ -44,9 +44,7 @@ struct fgmm_backend_lists {
     int turn;
     char *unpadded; /* [staged_rows][dim], where rows are padded on the device */
     int64_t bytes_brought;
-    /* the order of lists: centroids as the rows of one list */
-    fgmm_list_view ranking;
-    fgmm__cuda_room ranking_rooms[6];
+    fgmm__cuda_rank rank;
     fgmm__cuda_finder finder;
     fgmm__cuda_room probes;
     cudaEvent_t begun, ended;

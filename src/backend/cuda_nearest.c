@@ -83,7 +83,7 @@ static fgmm_status begin_rows(fgmm__cuda_nearest *nearest, fgmm_dtype dtype)
         FGMM_TRY(fgmm__cuda_finder_bytes(&nearest->finder, dtype));
         FGMM_TRY(fgmm__cuda_finder_whole(&nearest->finder, &whole));
     }
-    FGMM_TRY(fgmm__cuda_finder_begin(&nearest->finder, nearest->k, NULL, 1, 1, INT32_MAX, false, whole));
+    FGMM_TRY(fgmm__cuda_finder_begin(&nearest->finder, nearest->k, NULL, 1, 1, 1, INT32_MAX, false, whole));
     nearest->view.type = (fgmm_row_type)dtype;
     nearest->begun = true;
 cleanup:
@@ -166,7 +166,7 @@ fgmm_status fgmm__cuda_nearest_end(fgmm_backend *backend, fgmm_neighbor *nearest
 {
     fgmm__cuda_nearest *found = ((fgmm__cuda_backend *)backend)->nearest;
     if (found->begun)
-        return fgmm__cuda_finder_read(&found->finder, nearest, counts);
+        return fgmm__cuda_finder_read(&found->finder, nearest, counts, NULL);
     for (int64_t q = 0; q < found->finder.queries.n; q++) /* no row came */
         counts[q] = 0;
     return FGMM_OK;

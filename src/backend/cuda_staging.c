@@ -4,7 +4,12 @@
 
 #include <string.h>
 
-enum { STAGING_LEAST = 1 << 20, STAGING_MOST = 32 << 20, STAGING_ALIGNMENT = 64 };
+enum {
+    STAGING_LEAST = 1 << 20,
+    STAGING_MOST = 32 << 20,
+    STAGING_ALIGNMENT = 64,
+    SHARE = 256 << 10 /* of a copy, for one thread */
+};
 
 /* Makes the buffer at least so large and empty; all copies under way end first. */
 static fgmm_status renew(fgmm__cuda_backend *cuda, size_t bytes)
@@ -41,6 +46,24 @@ cleanup:
     return status;
 }
 
+/* Threads copy pieces to the buffer and send them on. */
+static fgmm_status upload_shared(fgmm__cuda_backend *cuda, char *to, char *place, const char *from,
+                                 size_t bytes)
+{
+    int failed = FGMM_OK;
+#pragma omp parallel for schedule(static) num_threads(cuda->base.threads)
+    for (size_t at = 0; at < bytes; at += SHARE) {
+        size_t piece = bytes - at < SHARE ? bytes - at : SHARE;
+        memcpy(place + at, from + at, piece);
+        fgmm_status status = fgmm__device_upload(cuda->base.device, to + at, place + at, piece, cuda->stream);
+        if (status != FGMM_OK) {
+#pragma omp atomic write
+            failed = status;
+        }
+    }
+    return (fgmm_status)failed;
+}
+
 fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes)
 {
     fgmm_status status = FGMM_OK;
@@ -48,6 +71,8 @@ fgmm_status fgmm__cuda_upload(fgmm__cuda_backend *cuda, void *to, const void *fr
     if (bytes > STAGING_MOST)
         return fgmm__device_upload(cuda->base.device, to, from, bytes, cuda->stream);
     FGMM_TRY(fgmm__cuda_stage(cuda, bytes, &place));
+    if (bytes > 2 * SHARE)
+        return upload_shared(cuda, to, place, from, bytes);
     memcpy(place, from, bytes);
     FGMM_TRY(fgmm__device_upload(cuda->base.device, to, place, bytes, cuda->stream));
 cleanup:
@@ -57,10 +82,9 @@ cleanup:
 /* With all threads: one alone copies slower than the bus. */
 static void copy_home(const fgmm__cuda_backend *cuda, char *to, const char *from, size_t bytes)
 {
-    enum { BLOCK = 1 << 20 };
-#pragma omp parallel for schedule(static) num_threads(cuda->base.threads)
-    for (size_t at = 0; at < bytes; at += BLOCK)
-        memcpy(to + at, from + at, bytes - at < BLOCK ? bytes - at : BLOCK);
+#pragma omp parallel for schedule(static) num_threads(cuda->base.threads) if (bytes > 2 * SHARE)
+    for (size_t at = 0; at < bytes; at += SHARE)
+        memcpy(to + at, from + at, bytes - at < SHARE ? bytes - at : SHARE);
 }
 
 /* Piece by piece through the halves of the buffer: while one is on its way, the one before is copied. */
@@ -86,19 +110,34 @@ cleanup:
     return status;
 }
 
-/* Uploads that are still on their way read the buffer before this copy, in the order of the stream, writes
- * it. */
 fgmm_status fgmm__cuda_download(fgmm__cuda_backend *cuda, void *to, const void *from, size_t bytes)
 {
+    return fgmm__cuda_downloads(cuda, &(fgmm__cuda_copy){to, from, bytes}, 1);
+}
+
+/* Uploads that are still on their way read the buffer before these copies, in the order of the stream, write
+ * it. */
+fgmm_status fgmm__cuda_downloads(fgmm__cuda_backend *cuda, const fgmm__cuda_copy *copies, int n)
+{
     fgmm_status status = FGMM_OK;
-    if (bytes > STAGING_MOST)
-        return download_long(cuda, to, from, bytes);
-    if (cuda->staging.bytes < bytes)
-        FGMM_TRY(renew(cuda, roomy(bytes)));
-    FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->staging.pointer, from, bytes, cuda->stream));
+    size_t total = 0, at = 0;
+    for (int i = 0; i < n; i++)
+        total += copies[i].bytes;
+    if (total > STAGING_MOST) {
+        for (int i = 0; i < n; i++)
+            FGMM_TRY(download_long(cuda, copies[i].to, copies[i].from, copies[i].bytes));
+        goto cleanup;
+    }
+    if (cuda->staging.bytes < total)
+        FGMM_TRY(renew(cuda, roomy(total)));
+    for (int i = 0; i < n; at += copies[i++].bytes)
+        FGMM_TRY(fgmm__device_download(cuda->base.device, cuda->staging.pointer + at, copies[i].from,
+                                       copies[i].bytes, cuda->stream));
     FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
     cuda->staging.used = 0;
-    memcpy(to, cuda->staging.pointer, bytes);
+    at = 0;
+    for (int i = 0; i < n; at += copies[i++].bytes)
+        copy_home(cuda, copies[i].to, cuda->staging.pointer + at, copies[i].bytes);
 cleanup:
     return status;
 }

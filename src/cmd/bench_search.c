@@ -248,8 +248,8 @@ static fgmm_status search_batch(search *s, double *device_seconds)
     int64_t *probes = NULL;
     fgmm_list_times times;
     if (s->on_backend != NULL) {
-        FGMM_TRY(s->backend->ops->lists_search(s->on_backend, s->queries, s->n_queries, s->k, s->nprobe, true,
-                                               s->probes, s->nearest, s->counts, &times));
+        FGMM_TRY(s->backend->ops->lists_search(s->on_backend, s->queries, s->n_queries, s->k, s->nprobe,
+                                               s->nprobe, s->probes, s->nearest, s->counts, &times));
         *device_seconds = times.device_seconds;
         goto cleanup;
     }

@@ -116,8 +116,8 @@ fgmm_status fgmm__device_search(fgmm_searcher *searcher, const float *queries, i
     FGMM_ALLOC(b.counts, n, "neighbours");
     double start = fgmm__seconds();
     FGMM_TRY(choose(searcher, queries, choose_there, &b, &probes));
-    FGMM_TRY(ops->lists_search(searcher->device_lists, queries, n, k, nprobe, choose_there, b.probes,
-                               b.nearest, b.counts, NULL));
+    FGMM_TRY(ops->lists_search(searcher->device_lists, queries, n, k, nprobe, choose_there ? nprobe : 0,
+                               b.probes, b.nearest, b.counts, NULL));
     take_results(&b, n, k, ids, distances);
     tally->seconds += fgmm__seconds() - start;
     for (int64_t i = 0; choose_there && i < n * nprobe; i++)
@@ -129,5 +129,24 @@ cleanup:
     free(b.probes);
     free(b.nearest);
     free(b.counts);
+    return status;
+}
+
+fgmm_status fgmm__device_search_near(fgmm_searcher *searcher, const float *queries, int64_t n, int32_t k,
+                                     int32_t nprobe, int32_t kept, int64_t *ids, int32_t *lists)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_neighbor *nearest = NULL;
+    int32_t *counts = NULL;
+    FGMM_ALLOC(nearest, n * k, "neighbours");
+    FGMM_ALLOC(counts, n, "neighbours");
+    FGMM_TRY(searcher->place.backend->ops->lists_search(searcher->device_lists, queries, n, k, nprobe, kept,
+                                                        lists, nearest, counts, NULL));
+    for (int64_t q = 0; q < n; q++)
+        for (int32_t i = 0; i < k; i++)
+            ids[q * k + i] = i < counts[q] ? nearest[q * k + i].id : -1;
+cleanup:
+    free(nearest);
+    free(counts);
     return status;
 }

@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "io/reader.h"
-#include "ivf/probe.h"
+#include "ivf/device_search.h"
 
 enum { BATCH_BYTES = 64 << 20 /* of rows searched with at once */ };
 
@@ -107,6 +107,12 @@ static fgmm_status find_some(fgmm_searcher *searcher, uint64_t posting, int64_t 
     fgmm_top *top = NULL;
     fgmm_probes probes = {.n = 0};
     int32_t searched = graph->kept < FGMM_GRAPH_SEARCHED ? graph->kept : FGMM_GRAPH_SEARCHED;
+    if (fgmm__device_search_serves(searcher->place.backend, graph->n + 1)) {
+        FGMM_TRY(fgmm__device_search_near(searcher, rows, n, graph->n + 1, searched, graph->kept, found,
+                                          graph->lists + at * graph->kept));
+        keep_nearest(graph, searcher->index, posting, n, found, graph->nearest + at * graph->n);
+        goto cleanup;
+    }
     FGMM_TRY(fgmm__top_create(n, graph->n + 1, false, &top));
     FGMM_TRY(fgmm__probes_choose(searcher, rows, n, graph->kept, false, &probes));
     fgmm__probes_group(&probes, searcher->index->k, NULL, 0, 0, 1);
@@ -139,6 +145,8 @@ static fgmm_status find_mine(fgmm_searcher *searcher, int64_t begin, fgmm_graph 
     FGMM_TRY(fgmm__alloc((size_t)step, row_bytes, "rows to search with", &bytes));
     FGMM_ALLOC(rows, step * index->dim, "rows to search with");
     FGMM_ALLOC(found, step * (graph->n + 1), "the rows near each row");
+    if (fgmm__device_search_serves(searcher->place.backend, graph->n + 1))
+        FGMM_TRY(fgmm__device_search_open(searcher));
     for (int64_t at = 0; at < graph->rows; at += step) {
         int64_t n = graph->rows - at < step ? graph->rows - at : step;
         /* HDF5 does not align datasets. */
@@ -171,6 +179,7 @@ fgmm_status fgmm__graph_create(fgmm_comm *comm, const fgmm_dataset *dataset, con
     FGMM_TRY(fgmm__comm_agree(comm, make_room(index, end - begin, options, &graph)));
     FGMM_TRY(fgmm__searcher_create(comm, index, options->resources.backend, options->resources.threads, NULL,
                                    &searcher));
+    fgmm__searcher_device_memory(searcher, options->resources.device_memory_bytes);
     fgmm__progress_begin("neighbours", "rows", graph->rows);
     FGMM_TRY(fgmm__comm_agree(comm, find_mine(searcher, begin, graph)));
     *out = graph;

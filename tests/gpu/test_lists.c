@@ -233,8 +233,9 @@ static void compare(const world *w, int32_t k, int32_t nprobe, bool choose, int6
     fgmm_backend_lists *lists = NULL;
     fgmm_list_times times;
     size_t n = (size_t)w->n_queries;
-    int32_t *probes = calloc(n * (size_t)nprobe, sizeof *probes), *counts = calloc(n, sizeof *counts);
-    int32_t *expected_probes = calloc(n * (size_t)nprobe, sizeof *expected_probes);
+    int32_t wide = nprobe + 2 < w->lists ? nprobe + 2 : w->lists; /* to choose: more than are searched */
+    int32_t *probes = calloc(n * (size_t)wide, sizeof *probes), *counts = calloc(n, sizeof *counts);
+    int32_t *expected_probes = calloc(n * (size_t)wide, sizeof *expected_probes);
     fgmm_neighbor *nearest = calloc(n * (size_t)k, sizeof *nearest),
                   *expected = calloc((size_t)k, sizeof *expected);
     fgmm_list_table table = {.lists = w->lists,
@@ -246,19 +247,23 @@ static void compare(const world *w, int32_t k, int32_t nprobe, bool choose, int6
                              .read = read_rows,
                              .context = (void *)(uintptr_t)w};
     for (int32_t q = 0; q < w->n_queries; q++)
-        plain_probes(w, q, nprobe, expected_probes + (int64_t)q * nprobe);
+        plain_probes(w, q, wide, expected_probes + (int64_t)q * wide);
     need(cuda->ops->lists_open(cuda, &table, memory_bytes, &lists));
     for (int round = 0; round < 2; round++) { /* the second finds everything as the first left it */
         memset(nearest, 0xee, n * (size_t)k * sizeof *nearest);
-        memset(probes, 0xee, n * (size_t)nprobe * sizeof *probes);
-        if (!choose)
-            memcpy(probes, expected_probes, n * (size_t)nprobe * sizeof *probes);
-        need(cuda->ops->lists_search(lists, w->queries, w->n_queries, k, nprobe, choose, probes, nearest,
-                                     counts, &times));
-        assert_memory_equal(probes, expected_probes, n * (size_t)nprobe * sizeof *probes);
+        int32_t width = choose && round == 0 ? wide : nprobe;
+        memset(probes, 0xee, n * (size_t)wide * sizeof *probes);
+        for (int32_t q = 0; q < w->n_queries && !choose; q++)
+            memcpy(probes + (int64_t)q * nprobe, expected_probes + (int64_t)q * wide,
+                   (size_t)nprobe * sizeof *probes);
+        need(cuda->ops->lists_search(lists, w->queries, w->n_queries, k, nprobe, choose ? width : 0, probes,
+                                     nearest, counts, &times));
+        for (int32_t q = 0; q < w->n_queries; q++)
+            assert_memory_equal(probes + (int64_t)q * width, expected_probes + (int64_t)q * wide,
+                                (size_t)width * sizeof *probes);
         for (int32_t q = 0; q < w->n_queries; q += 1 + q / 8)
             same_nearest(w, "lists", q, nearest + (int64_t)q * k, counts[q], expected,
-                         plain_search(w, q, k, nprobe, expected_probes + (int64_t)q * nprobe, expected));
+                         plain_search(w, q, k, nprobe, expected_probes + (int64_t)q * wide, expected));
     }
     assert_int_equal(memory_bytes > 0, times.bytes_brought > 0);
     cuda->ops->lists_close(lists);
@@ -337,6 +342,26 @@ static void rows_wider_than_the_tile_are_searched_too(void **test_state)
     world_destroy(bytes);
 }
 
+/* So many lists that their order is found by bounds; ties, and centroids that fp16 cannot tell apart. */
+static void the_nearest_of_many_lists_are_visited(void **test_state)
+{
+    (void)test_state;
+    const struct {
+        kind kind;
+        fgmm_dtype dtype;
+        int32_t lists, dim, nprobe;
+    } many[] = {{SPREAD, FGMM_U8, 900, 128, 9},   {SPREAD, FGMM_F32, 3100, 100, 32},
+                {SPREAD, FGMM_F16, 1000, 17, 40}, {FEW, FGMM_U8, 800, 6, 8},
+                {FAR, FGMM_F32, 700, 96, 7},      {HALVES, FGMM_I8, 600, 200, 6},
+                {ENORMOUS, FGMM_F32, 500, 64, 5}, {SAME, FGMM_F16, 500, 20, 20},
+                {SPREAD, FGMM_F32, 400, 1000, 16}};
+    for (int i = 0; i < 9; i++) {
+        world *w = world_create(many[i].kind, many[i].dtype, 4000, many[i].lists, many[i].dim, i % 2 != 0);
+        compare(w, 10, many[i].nprobe, true, 0);
+        world_destroy(w);
+    }
+}
+
 /* So little memory that lists come in several windows, and the long ones in pieces. */
 static void lists_that_do_not_fit_are_brought_when_visited(void **test_state)
 {
@@ -408,6 +433,7 @@ static int cases(void)
         cmocka_unit_test(ties_go_to_the_smaller_id_however_many),
         cmocka_unit_test(hard_numbers_lose_no_neighbour),
         cmocka_unit_test(rows_wider_than_the_tile_are_searched_too),
+        cmocka_unit_test(the_nearest_of_many_lists_are_visited),
         cmocka_unit_test(lists_that_do_not_fit_are_brought_when_visited),
         cmocka_unit_test(the_nearest_of_all_rows_are_the_plain_ones),
     };
