@@ -112,12 +112,14 @@ typedef struct {
 /* lists_plan.cu */
 /* squares and norms of the rows that are here, and the longest of each list. */
 int fgmm__launch_list_norms(const fgmm_list_view *lists, fgmm_stream stream);
+/* No finds, no bounds; zeros: [n], become so. */
+int fgmm__launch_list_begin(const fgmm_list_queries *queries, int32_t *zeros, fgmm_stream stream);
 /* Values as bytes, where they are. */
 int fgmm__launch_list_bytes(const fgmm_list_queries *queries, fgmm_row_type type, fgmm_stream stream);
 /* Sorts the pairs whose list is here; sampling: the first sample_lists of each query without a bound. */
 int fgmm__launch_list_plan(const fgmm_list_view *lists, const fgmm_list_queries *queries,
                            const fgmm_list_plan *plan, bool sampling, fgmm_stream stream);
-/* A query's first bound from its sample. */
+/* A query's first bound from its sample; and no query has overflowed. */
 int fgmm__launch_list_bounds(const fgmm_list_queries *queries, fgmm_stream stream);
 /* Probes from the nearest centroids: probes[n][nprobe] of `ranked` (nearest ids). */
 int fgmm__launch_list_probes(const fgmm_list_queries *ranked, int32_t *probes, fgmm_stream stream);

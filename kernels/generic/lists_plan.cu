@@ -56,6 +56,18 @@ template <typename T> __global__ void __launch_bounds__(kThreads) list_norms(fgm
 
 /* ---- queries ---- */
 
+/* Nothing has been found. */
+__global__ void __launch_bounds__(kThreads) begin_queries(fgmm_list_queries queries, int32_t *zeros)
+{
+    const int q = blockIdx.x * kThreads + threadIdx.x;
+    if (q >= queries.n)
+        return;
+    queries.bounds[q] = FGMM_LISTS_NO_BOUND;
+    queries.counts[q] = 0;
+    queries.nearest_counts[q] = 0;
+    zeros[q] = 0;
+}
+
 /* A warp a query. */
 template <typename T>
 __global__ void __launch_bounds__(kThreads) list_bytes(fgmm_list_queries queries, float least, float most)
@@ -82,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) list_bytes(fgmm_list_queries queries
 
 /* ---- grouping ---- */
 
-/* Calls take(list, entry) for every pair that takes part; a thread a pair, or sampling, a query. */
+/* Calls take(list, entry) for every pair that takes part; a thread a pair, or sampling, a slot. */
 template <typename Take>
 __device__ __forceinline__ void each_pair(const fgmm_list_view &lists, const fgmm_list_queries &queries,
                                           bool sampling, Take take)
@@ -97,13 +109,16 @@ __device__ __forceinline__ void each_pair(const fgmm_list_view &lists, const fgm
             take(list, static_cast<int>(query));
         return;
     }
-    if (i >= queries.n || queries.bounds[i] != FGMM_LISTS_NO_BOUND)
+    const int64_t query = i / queries.sample_lists;
+    if (query >= queries.n || queries.bounds[query] != FGMM_LISTS_NO_BOUND)
         return;
-    int slot = 0;
-    for (int p = 0; p < queries.nprobe && slot < queries.sample_lists; p++) {
-        const int list = queries.probes[i * queries.probe_pitch + p];
-        if (lists.size[list] > 0)
-            take(list, static_cast<int>(i) * queries.sample_lists + slot++);
+    int slot = static_cast<int>(i % queries.sample_lists); /* the first lists that are here */
+    for (int p = 0; p < queries.nprobe; p++) {
+        const int list = queries.probes[query * queries.probe_pitch + p];
+        if (lists.size[list] > 0 && slot-- == 0) {
+            take(list, static_cast<int>(i));
+            return;
+        }
     }
 }
 
@@ -202,6 +217,8 @@ __device__ __forceinline__ uint32_t least_of_sample(const uint32_t *sample, int 
 __global__ void __launch_bounds__(kThreads) first_bounds(fgmm_list_queries queries)
 {
     const int q = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        *queries.n_overflowed = 0;
     if (q >= queries.n || queries.bounds[q] != FGMM_LISTS_NO_BOUND)
         return;
     const int n = queries.sample_lists * (queries.sample_rows / queries.sample_fold);
@@ -251,6 +268,12 @@ int fgmm__launch_list_norms(const fgmm_list_view *lists, fgmm_stream stream)
     });
 }
 
+int fgmm__launch_list_begin(const fgmm_list_queries *queries, int32_t *zeros, fgmm_stream stream)
+{
+    begin_queries<<<blocks_of(queries->n, kThreads), kThreads, 0, stream>>>(*queries, zeros);
+    return cudaGetLastError();
+}
+
 int fgmm__launch_list_bytes(const fgmm_list_queries *queries, fgmm_row_type type, fgmm_stream stream)
 {
     const int blocks = blocks_of(queries->n, kWarps);
@@ -264,7 +287,8 @@ int fgmm__launch_list_bytes(const fgmm_list_queries *queries, fgmm_row_type type
 int fgmm__launch_list_plan(const fgmm_list_view *lists, const fgmm_list_queries *queries,
                            const fgmm_list_plan *plan, bool sampling, fgmm_stream stream)
 {
-    const int64_t threads = sampling ? queries->n : static_cast<int64_t>(queries->n) * queries->nprobe;
+    const int64_t threads =
+        static_cast<int64_t>(queries->n) * (sampling ? queries->sample_lists : queries->nprobe);
     const int blocks = blocks_of(threads, kThreads);
     const cudaError_t code =
         cudaMemsetAsync(plan->counts, 0, static_cast<size_t>(lists->lists) * sizeof(int32_t), stream);

@@ -115,6 +115,14 @@ typedef struct {
      * where this is NULL. */
     fgmm_status (*poor_tile)(fgmm_backend *backend, const fgmm_tile *tile, fgmm_poor *poor);
 
+    /* Second lists of soar, which differ from the first (ivf/spill.h, and its numbers to the bit): of each
+     * row the list and its key. means [k][dim]; first, second (-1 where k is 1) and keys [rows]: all host.
+     * Tiles have at most FGMM_SOAR_ROWS rows. NULL where they are the host's to find. */
+    fgmm_status (*soar_begin)(fgmm_backend *backend, const double *means, int32_t k, int32_t dim,
+                              double lambda);
+    fgmm_status (*soar_tile)(fgmm_backend *backend, const fgmm_tile *tile, const int32_t *first,
+                             int32_t *second, double *keys);
+
     /* Neighbours: all pairs (query, row) with squared distance <= bound[query]. queries_begin keeps the
      * queries ([n][dim] float, host) on the backend. neighbors takes a subset of them (subset [n_subset]
      * indices, NULL: all n) with bounds [n_subset] against rows in host memory ([rows][dim] of dtype). Hits
@@ -151,7 +159,7 @@ typedef struct {
     fgmm_status (*nearest_end)(fgmm_backend *backend, fgmm_neighbor *nearest, int32_t *counts);
 } fgmm_backend_ops;
 
-enum { FGMM_MAX_TOP = 64, FGMM_MOST_NEAREST = 1024 };
+enum { FGMM_MAX_TOP = 64, FGMM_MOST_NEAREST = 1024, FGMM_SOAR_ROWS = 256 << 10 };
 
 /* The start of every backend; implementations embed it as their first member. */
 struct fgmm_backend {

@@ -53,6 +53,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_ROWS] = "rows to compare with queries",
     [BUFFER_HITS] = "hits",
     [BUFFER_N_HITS] = "the number of hits",
+    [BUFFER_SOAR_MEANS] = "centroids",
+    [BUFFER_SOAR_ROWS] = "second lists",
 };
 
 fgmm_status fgmm__cuda_reserve(fgmm__cuda_backend *cuda, fgmm__cuda_buffer which, size_t bytes, void *out)
@@ -145,7 +147,7 @@ static int64_t cuda_workspace_bytes(fgmm_covariance shape, fgmm_moment moment, i
         fgmm__cuda_plan_of(shape, k, dim, !screened, FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
     return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_mixture_bytes(shape, k, dim) +
            fgmm__cuda_estep_bytes(&plan, moment, k, dim) + fgmm__cuda_plan_bytes(&plan, shape, dim) +
-           fgmm__cuda_assign_bytes(shape, k, dim) +
+           fgmm__cuda_assign_bytes(shape, k, dim) + fgmm__cuda_soar_bytes(k, dim) +
            (shape == FGMM_FULL && screened ? fgmm__cuda_full_bytes(k, dim, plan.chunk_quanta) : 0);
 }
 
@@ -161,6 +163,8 @@ const fgmm_backend_ops fgmm__backend_cuda = {
     .assign_begin = fgmm__cuda_assign_begin,
     .assign_tile = fgmm__cuda_assign_tile,
     .poor_tile = fgmm__cuda_poor_tile,
+    .soar_begin = fgmm__cuda_soar_begin,
+    .soar_tile = fgmm__cuda_soar_tile,
     .queries_begin = fgmm__cuda_queries_begin,
     .neighbors = fgmm__cuda_neighbors,
     .lists_open = fgmm__cuda_lists_open,

@@ -9,6 +9,7 @@
 #include "data/partition.h"
 #include "device/cuda_check.h"
 #include "kernels/kernels.h"
+#include "kernels/soar.h"
 #include "kernels/sm90/full_screen.h"
 #include "kernels/sm90/screen.h"
 #include "kernels/sm90/wide.h"
@@ -81,6 +82,8 @@ typedef enum {
     BUFFER_ROWS,
     BUFFER_HITS,
     BUFFER_N_HITS,
+    BUFFER_SOAR_MEANS,
+    BUFFER_SOAR_ROWS,
     BUFFER_COUNT
 } fgmm__cuda_buffer;
 
@@ -211,6 +214,7 @@ struct fgmm__cuda_backend {
     fgmm__cuda_words words;
     fgmm__cuda_resident resident;
     fgmm__cuda_assign assign;
+    fgmm_soar_view soar; /* means, shape and lambda */
     int64_t n_queries;
     int32_t query_dim;
     fgmm__cuda_nearest *nearest; /* NULL until rows are searched */
@@ -317,6 +321,13 @@ fgmm_status fgmm__cuda_queries_begin(fgmm_backend *backend, const float *queries
 fgmm_status fgmm__cuda_neighbors(fgmm_backend *backend, const int32_t *subset, int32_t n_subset,
                                  const double *bounds, const void *rows, fgmm_dtype dtype, int32_t n_rows,
                                  fgmm_hit *hits, int64_t capacity, int64_t *n_hits);
+
+/* cuda_soar.c */
+fgmm_status fgmm__cuda_soar_begin(fgmm_backend *backend, const double *means, int32_t k, int32_t dim,
+                                  double lambda);
+fgmm_status fgmm__cuda_soar_tile(fgmm_backend *backend, const fgmm_tile *tile, const int32_t *first,
+                                 int32_t *second, double *keys);
+int64_t fgmm__cuda_soar_bytes(int32_t k, int32_t dim);
 
 /* cuda_lists.c */
 fgmm_status fgmm__cuda_lists_open(fgmm_backend *backend, const fgmm_list_table *table, int64_t memory_bytes,

@@ -211,7 +211,6 @@ fgmm_status fgmm__cuda_finder_begin(fgmm__cuda_finder *finder, int32_t k, const 
 {
     fgmm_status status = FGMM_OK;
     fgmm_list_queries *q = &finder->queries;
-    cudaStream_t stream = finder->cuda->stream;
     size_t n = (size_t)q->n;
     q->k = k;
     q->nprobe = nprobe;
@@ -229,13 +228,9 @@ fgmm_status fgmm__cuda_finder_begin(fgmm__cuda_finder *finder, int32_t k, const 
     FGMM_TRY(make_room(finder, OVERFLOWED, (n + 1) * sizeof *q->overflowed, &q->overflowed));
     q->n_overflowed = q->overflowed + n;
     FGMM_TRY(begin_plan(finder, lists, mean_rows));
-    if (probes == NULL)
-        FGMM_CUDA(cudaMemsetAsync(finder->zeros, 0, n * sizeof *finder->zeros, stream));
     q->probes = probes != NULL ? probes : finder->zeros;
     q->probe_pitch = pitch;
-    FGMM_CUDA(cudaMemsetAsync(q->bounds, 0xff, n * sizeof *q->bounds, stream));
-    FGMM_CUDA(cudaMemsetAsync(q->counts, 0, n * sizeof *q->counts, stream));
-    FGMM_CUDA(cudaMemsetAsync(q->nearest_counts, 0, n * sizeof *q->nearest_counts, stream));
+    FGMM_LAUNCH(fgmm__launch_list_begin(q, finder->zeros, finder->cuda->stream));
 cleanup:
     return status;
 }
@@ -246,7 +241,6 @@ static fgmm_status select_and_finish(fgmm__cuda_finder *finder, const fgmm_list_
     fgmm_status status = FGMM_OK;
     const fgmm_list_queries *q = &finder->queries;
     cudaStream_t stream = finder->cuda->stream;
-    FGMM_CUDA(cudaMemsetAsync(q->n_overflowed, 0, sizeof *q->n_overflowed, stream));
     FGMM_LAUNCH(fgmm__launch_list_select(lists, q, stream));
     FGMM_LAUNCH(fgmm__launch_list_exact(lists, q, false, stream));
 cleanup:

@@ -262,6 +262,59 @@ static fgmm_status assign_spilled(fgmm_rule *rule, fgmm_workplace *place, const 
     return status;
 }
 
+/* ---- soar where the backend finds the second lists itself ---- */
+
+static fgmm_status keep_seconds(const fgmm_rule *rule, const int32_t *first, const int32_t *second,
+                                const double *second_keys, int64_t n, fgmm_labels *labels)
+{
+    fgmm_status status = FGMM_OK;
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t lists[2] = {first[i], second[i]};
+        const double keys[2] = {0, second_keys[i]};
+        int32_t count = lists[1] < 0 || keys[1] > rule->soar_limit ? 1 : 2;
+        FGMM_TRY(fgmm__labels_append(labels, lists, keys, count));
+    }
+cleanup:
+    return status;
+}
+
+static fgmm_status assign_seconds(const fgmm_rule *rule, fgmm_workplace *place, const fgmm_model *model,
+                                  fgmm_labels *labels)
+{
+    fgmm_status status = FGMM_OK;
+    fgmm_assigner *assigner = NULL;
+    int32_t *second = NULL;
+    double *keys = NULL;
+    const fgmm_backend_ops *ops = place->backend->ops;
+    FGMM_ALLOC(second, FGMM_SOAR_ROWS, "second lists");
+    FGMM_ALLOC(keys, FGMM_SOAR_ROWS, "second lists");
+    FGMM_TRY(fgmm__assigner_create(place, model, false, 1, &assigner));
+    FGMM_TRY(fgmm__assigner_leave_out(assigner, labels));
+    FGMM_TRY(ops->soar_begin(place->backend, fgmm_model_means(model), fgmm_model_k(model),
+                             fgmm_model_dim(model), rule->lambda));
+    for (;;) {
+        FGMM_TRY(fgmm__assigner_next(assigner));
+        int64_t left = assigner->tile.rows;
+        const int32_t *first = assigner->labels;
+        if (left == 0)
+            break;
+        for (fgmm_tile part = assigner->tile; left > 0; left -= part.rows, first += part.rows) {
+            part.rows = left < FGMM_SOAR_ROWS ? left : FGMM_SOAR_ROWS;
+            part.data = (const char *)assigner->tile.data + (size_t)(assigner->tile.rows - left) *
+                                                                (size_t)part.dim *
+                                                                fgmm_dtype_bytes(part.dtype);
+            FGMM_TRY(ops->soar_tile(place->backend, &part, first, second, keys));
+            FGMM_TRY(keep_seconds(rule, first, second, keys, part.rows, labels));
+            fgmm__progress_add(part.rows);
+        }
+    }
+cleanup:
+    free(second);
+    free(keys);
+    fgmm__assigner_destroy(assigner);
+    return status;
+}
+
 static bool by_geometry(const fgmm_rule *rule)
 {
     return rule->rule == FGMM_ASSIGN_SOAR || rule->rule == FGMM_ASSIGN_CLOSURE;
@@ -349,7 +402,9 @@ static fgmm_status assign(fgmm_rule *rule, fgmm_workplace *place, const fgmm_mod
 {
     int64_t rows = fgmm__shard_end(place->shard) - fgmm__shard_begin(place->shard);
     fgmm__progress_begin("assign", "rows", rule->rule == FGMM_ASSIGN_NEED ? 2 * rows : rows);
-    fgmm_status status = by_geometry(rule) ? assign_spilled(rule, place, model, ratio, exhaustive, labels)
+    bool there = rule->rule == FGMM_ASSIGN_SOAR && place->backend->ops->soar_begin != NULL;
+    fgmm_status status = there               ? assign_seconds(rule, place, model, labels)
+                         : by_geometry(rule) ? assign_spilled(rule, place, model, ratio, exhaustive, labels)
                          : rule->rule == FGMM_ASSIGN_NEED ? assign_needed(rule, place, model, labels)
                                                           : assign_likely(rule, place, model, labels);
     if (status != FGMM_OK)
