@@ -18,7 +18,7 @@ struct RankTile {
     static constexpr int kThreads = 256, kWarps = kThreads / kWarp, kBlocks = 2;
     static constexpr int kRows = ListTile::kRows, kBlockRows = kWarps * kRows;
     static constexpr int kPieceDims = 64, kMostQueries = 128;
-    static constexpr int kStaged = 1024; /* pairs put aside: some 2.5 nprobe a centroid and 128 queries */
+    static constexpr int kStaged = 128; /* pairs that a warp puts aside, with room for one of each lane */
 };
 
 struct Centroid {
@@ -26,8 +26,7 @@ struct Centroid {
 };
 
 struct RankShared {
-    int n_staged;
-    StagedPair staged[RankTile::kStaged];
+    StagedPair staged[RankTile::kWarps][RankTile::kStaged];
 };
 
 /* ---- operands ---- */
@@ -210,9 +209,9 @@ __device__ __forceinline__ void keep_least(const fgmm_list_rank &rank, const fgm
     }
 }
 
-/* Appends a pair to the query's finds. Out of line, so that the products keep their registers. */
-__device__ __noinline__ void keep_rank_find(const fgmm_list_rank &rank, const fgmm_list_queries &queries,
-                                            float row_scale, int row, int q, float sum)
+/* Appends a pair to the query's finds. */
+__device__ __forceinline__ void keep_rank_find(const fgmm_list_rank &rank, const fgmm_list_queries &queries,
+                                               float row_scale, int row, int q, float sum)
 {
     if (row >= *rank.centroids.size || q >= queries.n)
         return;
@@ -231,14 +230,27 @@ __device__ __noinline__ void keep_rank_find(const fgmm_list_rank &rank, const fg
         queries.finds[static_cast<int64_t>(q) * queries.capacity + at] = find;
 }
 
-/* Puts the pairs aside that the bounds do not rule out; NaN rules nothing out. */
+/* Finishes what the warp has put aside. Out of line, so that the products keep their registers. */
+__device__ __noinline__ void finish(const fgmm_list_rank &rank, const fgmm_list_queries &queries,
+                                    const StagedPair *staged, int n, float row_scale, int r0)
+{
+    const int lane = threadIdx.x % kWarp;
+    __syncwarp();
+    for (int i = lane; i < n; i += kWarp)
+        keep_rank_find(rank, queries, row_scale, r0 + staged[i].row,
+                       blockIdx.x * rank.tile_queries + staged[i].query, __uint_as_float(staged[i].sum));
+    __syncwarp();
+}
+
+/* Puts aside, in the warp's own place, the pairs that the bounds do not rule out; NaN rules nothing out. n:
+ * how many there are. */
 __device__ __forceinline__ void keep_near(const fgmm_list_rank &rank, const fgmm_list_queries &queries,
                                           const Centroid (&terms)[ListTile::kTiles][2],
                                           const float (&sums)[ListTile::kTiles][4], const RankQuery *shared,
-                                          RankShared &aside, float row_scale, int r, int n0)
+                                          StagedPair *staged, int &n, float row_scale, int r0, int n0)
 {
     const int lane = threadIdx.x % kWarp;
-    unsigned near = 0;
+    const unsigned before = (1u << lane) - 1;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const RankQuery query = shared[n0 + lane / 4 + 8 * h];
@@ -246,25 +258,23 @@ __device__ __forceinline__ void keep_near(const fgmm_list_rank &rank, const fgmm
         for (int tile = 0; tile < ListTile::kTiles; tile++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const float low = fmaf(terms[tile][e].half, query.scale,
-                                       -fmaf(terms[tile][e].length, query.width, sums[tile][2 * h + e]));
-                near |= !(low > query.rest) ? 1u << (4 * tile + 2 * h + e) : 0;
+                const float sum = sums[tile][2 * h + e];
+                const float low =
+                    fmaf(terms[tile][e].half, query.scale, -fmaf(terms[tile][e].length, query.width, sum));
+                const bool near = !(low > query.rest);
+                const unsigned nears = __ballot_sync(kWholeWarp, near);
+                if (nears == 0)
+                    continue;
+                if (n + kWarp > RankTile::kStaged) {
+                    finish(rank, queries, staged, n, row_scale, r0);
+                    n = 0;
+                }
+                if (near)
+                    staged[n + __popc(nears & before)] = {static_cast<uint16_t>(8 * tile + lane % 4 * 2 + e),
+                                                          static_cast<uint16_t>(n0 + lane / 4 + 8 * h),
+                                                          __float_as_uint(sum)};
+                n += __popc(nears);
             }
-    }
-    if (near == 0)
-        return;
-#pragma unroll
-    for (int i = 0; i < 4 * ListTile::kTiles; i++) {
-        if (!(near >> i & 1))
-            continue;
-        const int row = r + 8 * (i / 4) + lane % 4 * 2 + i % 2, query = n0 + lane / 4 + 8 * (i / 2 % 2);
-        const float sum = sums[i / 4][i % 4];
-        const int at = atomicAdd(&aside.n_staged, 1);
-        if (at < RankTile::kStaged)
-            aside.staged[at] = {static_cast<uint16_t>(row - blockIdx.y * RankTile::kBlockRows),
-                                static_cast<uint16_t>(query), __float_as_uint(sum)};
-        else
-            keep_rank_find(rank, queries, row_scale, row, blockIdx.x * rank.tile_queries + query, sum);
     }
 }
 
@@ -295,8 +305,6 @@ __global__ void __launch_bounds__(RankTile::kThreads, RankTile::kBlocks)
 #pragma unroll
         for (int e = 0; e < 2; e++)
             rows.terms[tile][e] = load_centroid(rank, r0 + 8 * tile + lane % 4 * 2 + e, row_scale, kBounding);
-    if (threadIdx.x == 0)
-        aside.n_staged = 0;
     for (int n = threadIdx.x; n < rank.tile_queries; n += RankTile::kThreads) {
         const int q = first + n;
         const fgmm_list_rank_query query = rank.terms[q];
@@ -308,6 +316,8 @@ __global__ void __launch_bounds__(RankTile::kThreads, RankTile::kBlocks)
     }
     ptx::copy_async_wait_all();
     __syncthreads();
+    StagedPair *staged = aside.staged[threadIdx.x / kWarp];
+    int n_staged = 0;
     for (int n0 = 0; n0 < rank.tile_queries; n0 += 16 * kWide) {
         float sums[kWide][ListTile::kTiles][4];
         multiply_rank<kPieces, kHeld, kWide>(rank, rows, operands, r0, n0, sums);
@@ -316,17 +326,11 @@ __global__ void __launch_bounds__(RankTile::kThreads, RankTile::kBlocks)
             if (kBounding)
                 keep_least(rank, queries, rows.terms, sums[w], terms, r0, n0 + 16 * w);
             else
-                keep_near(rank, queries, rows.terms, sums[w], terms, aside, row_scale, r0, n0 + 16 * w);
+                keep_near(rank, queries, rows.terms, sums[w], terms, staged, n_staged, row_scale, r0,
+                          n0 + 16 * w);
     }
-    if (kBounding)
-        return;
-    __syncthreads();
-    const int staged = min(aside.n_staged, RankTile::kStaged);
-    for (int i = threadIdx.x; i < staged; i += RankTile::kThreads) {
-        const StagedPair pair = aside.staged[i];
-        keep_rank_find(rank, queries, row_scale, blockIdx.y * RankTile::kBlockRows + pair.row,
-                       first + pair.query, __uint_as_float(pair.sum));
-    }
+    if (!kBounding)
+        finish(rank, queries, staged, n_staged, row_scale, r0);
 }
 
 size_t rank_shared_bytes(const fgmm_list_rank &rank)

@@ -73,10 +73,38 @@ template <int kThreads, int kRoom> __device__ void sort(Work<kRoom> &work, int n
     __syncthreads();
 }
 
+/* A warp puts at most 64 different items in order, each at the number of those nearer; n becomes at most k.
+ */
+template <int kRoom> __device__ void order_few(Work<kRoom> &work, int n, int k)
+{
+    const int lane = threadIdx.x;
+    const Near none = {INFINITY, INT64_MAX};
+    const Near low = lane < n ? work.items[lane] : none,
+               high = lane + kWarp < n ? work.items[lane + kWarp] : none;
+    int low_at = 0, high_at = 0;
+    for (int i = 0; i < n; i++) {
+        const Near item = work.items[i];
+        low_at += nearer(item, low);
+        high_at += nearer(item, high);
+    }
+    __syncwarp();
+    if (lane < n && low_at < k)
+        work.items[low_at] = low;
+    if (lane + kWarp < n && high_at < k)
+        work.items[high_at] = high;
+    if (lane == 0)
+        work.n = min(n, k);
+    __syncwarp();
+}
+
 /* Sorts, drops repeats and leaves at most k items; work.n says how many. All threads. */
 template <int kThreads, int kRoom>
 __device__ void reduce_to_nearest(Work<kRoom> &work, int n, int k, bool repeats)
 {
+    if (kThreads == kWarp && !repeats && n <= 2 * kWarp) {
+        order_few(work, n, k);
+        return;
+    }
     sort<kThreads>(work, n);
     if (threadIdx.x < kWarp) { /* in place: an item moves down or stays */
         const int lane = threadIdx.x;
@@ -113,31 +141,45 @@ __device__ Near measured(const fgmm_list_view &lists, const fgmm_list_queries &q
 }
 
 /* The distances of items [0, n), whose ids are places, as exact_distance computes them; then their ids are
- * those of rows. A warp takes 32 at a time: its lanes read along rows, then each adds one row's terms in the
- * order of dimensions. */
+ * those of rows. A warp takes 32 at a time: its lanes read along rows, four dimensions each, then each adds
+ * one row's terms in the order of dimensions. Rows are zero past dim, which changes no sum. */
 template <typename T, int kThreads, int kRoom>
 __device__ void measure_items(const fgmm_list_view &lists, const fgmm_list_queries &queries, int q,
                               Work<kRoom> &work, Squares *squares, int n)
 {
-    constexpr int kDims = Squares::kDims, kAtOnce = kWarp / kDims;
+    constexpr int kDims = Squares::kDims, kLanes = kDims / 4, kAtOnce = kWarp / kLanes;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, dim = queries.dim;
+    const int quad = lane % kLanes * 4;
     const float *query = queries.values + static_cast<int64_t>(q) * dim;
+    const bool whole = dim % 4 == 0;
     double(*of)[kDims + 1] = squares[warp].of;
     for (int i0 = warp * kWarp; i0 < n; i0 += kThreads) {
         const int count = min(n - i0, kWarp);
+        const T *rows[kLanes]; /* of items lane / kLanes + step * kAtOnce */
         double sum = 0;
+#pragma unroll
+        for (int step = 0; step < kLanes; step++) {
+            const int i = min(step * kAtOnce + lane / kLanes, count - 1);
+            rows[step] =
+                reinterpret_cast<const T *>(row_at(lists, static_cast<uint32_t>(work.items[i0 + i].id)));
+        }
         for (int d0 = 0; d0 < dim; d0 += kDims) {
-            const int d = d0 + lane % kDims;
-            const double value = d < dim ? to_double(query[d]) : 0.0;
-#pragma unroll 4
-            for (int i = lane / kDims; i < count; i += kAtOnce) {
-                const T *row =
-                    reinterpret_cast<const T *>(row_at(lists, static_cast<uint32_t>(work.items[i0 + i].id)));
-                const double t = d < dim ? __dsub_rn(to_double(row[d]), value) : 0.0;
-                of[i][lane % kDims] = __dmul_rn(t, t);
-            }
+            const int d = d0 + quad;
+            Quad<T> quads[kLanes];
+#pragma unroll
+            for (int step = 0; step < kLanes; step++)
+                quads[step] = load_quad(rows[step], d, dim, true);
+            const Quad<float> values = load_quad(query, d, dim, whole);
+#pragma unroll
+            for (int step = 0; step < kLanes; step++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const double t = __dsub_rn(to_double(quads[step].value[e]), to_double(values.value[e]));
+                    of[step * kAtOnce + lane / kLanes][quad + e] = __dmul_rn(t, t);
+                }
             __syncwarp();
-            for (int j = 0; j < kDims; j++) /* zeros past dim change nothing */
+#pragma unroll
+            for (int j = 0; j < kDims; j++)
                 sum = __dadd_rn(sum, of[lane][j]);
             __syncwarp();
         }

@@ -5,7 +5,6 @@
  * appended to the query's finds. */
 #include <cuda_runtime.h>
 #include "kernels/generic/lists_tile.cuh"
-#include "kernels/ptx/async_copy.cuh"
 
 namespace fgmm
 {
@@ -155,16 +154,6 @@ __device__ __forceinline__ void load_rows(const Item<Screen> &item, WarpRows<Scr
             const int r = r0 + 8 * tile + lane % 4 * 2 + e;
             rows.terms[tile][e] = item.screen.row(item.lists, item.shared.place + r, r < item.end);
         }
-}
-
-/* The warp's rows from r0 on will be wanted: memory takes longer than the warps that multiply meanwhile. */
-template <typename Screen> __device__ __forceinline__ void announce_rows(const Item<Screen> &item, int r0)
-{
-    constexpr int kLine = 128;
-    const int bytes = min(ListTile::kRows, item.end - r0) * item.lists.pitch;
-    const char *rows = item.rows + static_cast<int64_t>(r0) * item.lists.pitch;
-    for (int at = static_cast<int>(threadIdx.x) % kWarp * kLine; at < bytes; at += kWarp * kLine)
-        ptx::prefetch_l2(rows + at);
 }
 
 /* Adds one piece's products of 16 queries (their operands from `queries` on) and the warp's rows. */
@@ -319,12 +308,10 @@ __global__ void __launch_bounds__(ListTile::kThreads, list_blocks<Screen>(kHeld)
         item.end = item.shared.end;
         item.screen.open(lists, floats, item.shared);
         int r0 = item.shared.begin + static_cast<int>(threadIdx.x) / kWarp * ListTile::kRows;
-        announce_rows(item, r0);
         item.screen.load_queries(lists, queries, plan, item.shared, kSampling, operands, pieces, item.padded,
                                  item.hot, item.cold);
         __syncthreads();
         for (; r0 < item.end; r0 += ListTile::kWarps * ListTile::kRows) {
-            announce_rows(item, r0 + ListTile::kWarps * ListTile::kRows);
             WarpRows<Screen, kPieces> rows;
             load_rows<Screen, kPieces, kHeld>(item, rows, r0);
             scan<Screen, kSampling, kPieces, kHeld, kWide>(item, rows, r0);

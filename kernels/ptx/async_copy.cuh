@@ -18,12 +18,6 @@ __device__ __forceinline__ void copy_async_wait_all()
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/* Asks for a line of global memory to be in L2 soon. */
-__device__ __forceinline__ void prefetch_l2(const void *global)
-{
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 } // namespace fgmm::ptx
 
 #endif

@@ -31,10 +31,7 @@ _Static_assert((int)ROOMS == (int)FGMM__FINDER_ROOMS, "every room has a place");
 enum {
     LEAST_FINDS = 1024, /* a query; powers of two */
     MOST_FINDS = 8192,
-    LEAST_SAMPLE = 512, /* rows that a query's first bound is made from */
-    WIDE_SAMPLE = 2048, /* of several lists, of which each gives only so many: little of them is read */
-    WIDE_LISTS = 8,
-    WIDE_NEIGHBOURS = 64, /* at most */
+    LEAST_SAMPLE = 512,   /* rows that a query's first bound is made from */
     FOLD = 8,             /* rows whose least upper bound is a key, while there are */
     KEYS_A_NEIGHBOUR = 4, /* so many */
     FEW_A_NEIGHBOUR = 4,
@@ -144,20 +141,17 @@ static uint32_t finds_a_query(int64_t n, int32_t k)
     return room;
 }
 
-/* From how many rows of how many lists a first bound is made. A row that is in several lists would count
- * several times: then it is made from few. */
+/* From how many rows of how many lists a first bound is made: of the nearest alone where it is long enough.
+ */
 static void choose_sample(fgmm_list_queries *q, double mean_rows)
 {
-    bool wide = !q->repeats && q->k <= WIDE_NEIGHBOURS;
-    int64_t rows = wide ? WIDE_SAMPLE : MANY_A_NEIGHBOUR * (int64_t)q->k;
-    if (rows > MOST_WITH_MANY && !wide)
+    int64_t rows = MANY_A_NEIGHBOUR * (int64_t)q->k;
+    if (rows > MOST_WITH_MANY)
         rows = q->k * FEW_A_NEIGHBOUR > MOST_WITH_MANY ? q->k * FEW_A_NEIGHBOUR : MOST_WITH_MANY;
     if (rows < LEAST_SAMPLE)
         rows = LEAST_SAMPLE;
     int64_t lists =
         mean_rows < (double)rows ? (int64_t)((double)rows / (mean_rows > 1 ? mean_rows : 1)) + 1 : 1;
-    if (wide && lists < WIDE_LISTS)
-        lists = WIDE_LISTS;
     lists = lists < FGMM_LISTS_SAMPLED ? lists : FGMM_LISTS_SAMPLED;
     q->sample_lists = lists < q->nprobe ? (int32_t)lists : q->nprobe;
     q->sample_rows = (int32_t)((rows / q->sample_lists + 255) / 256 * 256);
@@ -176,7 +170,7 @@ static size_t sample_bytes(const fgmm_list_queries *q)
  * ones cost little; each turn loads the queries anew. */
 static void choose_chunk(fgmm__cuda_finder *finder, int32_t lists, double mean_rows)
 {
-    enum { TURNS = 64, LEAST_ROWS = 256 };
+    enum { TURNS = 32, LEAST_ROWS = 256 };
     const fgmm_list_queries *q = &finder->queries;
     double pairs = (double)q->n * q->nprobe, groups = pairs / finder->plan.group_queries;
     groups += pairs < lists ? pairs : lists;

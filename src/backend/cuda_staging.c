@@ -8,7 +8,8 @@ enum {
     STAGING_LEAST = 1 << 20,
     STAGING_MOST = 32 << 20,
     STAGING_ALIGNMENT = 64,
-    SHARE = 256 << 10 /* of a copy, for one thread */
+    SHARE = 256 << 10, /* of a copy, for one thread */
+    COPIERS = 8        /* threads of a copy through the buffer: more do not start sooner */
 };
 
 /* Makes the buffer at least so large and empty; all copies under way end first. */
@@ -46,12 +47,17 @@ cleanup:
     return status;
 }
 
+static int copiers(const fgmm__cuda_backend *cuda)
+{
+    return cuda->base.threads < COPIERS ? cuda->base.threads : COPIERS;
+}
+
 /* Threads copy pieces to the buffer and send them on. */
 static fgmm_status upload_shared(fgmm__cuda_backend *cuda, char *to, char *place, const char *from,
                                  size_t bytes)
 {
     int failed = FGMM_OK;
-#pragma omp parallel for schedule(static) num_threads(cuda->base.threads)
+#pragma omp parallel for schedule(static) num_threads(copiers(cuda))
     for (size_t at = 0; at < bytes; at += SHARE) {
         size_t piece = bytes - at < SHARE ? bytes - at : SHARE;
         memcpy(place + at, from + at, piece);
@@ -82,7 +88,7 @@ cleanup:
 /* With all threads: one alone copies slower than the bus. */
 static void copy_home(const fgmm__cuda_backend *cuda, char *to, const char *from, size_t bytes)
 {
-#pragma omp parallel for schedule(static) num_threads(cuda->base.threads) if (bytes > 2 * SHARE)
+#pragma omp parallel for schedule(static) num_threads(copiers(cuda)) if (bytes > 2 * SHARE)
     for (size_t at = 0; at < bytes; at += SHARE)
         memcpy(to + at, from + at, bytes - at < SHARE ? bytes - at : SHARE);
 }
