@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(Kind::kThreads, Kind::kBlocks)
         shared.totals = {0, 0, 0};
     for (int i = threadIdx.x; i < Kind::Shape::kSums; i += Kind::kThreads)
         shared.sums[i] = 0;
-    fill_model<Kind::kDims, Kind::kDiag>(shared.model, rows, model, stats, 16);
+    fill_model<Kind::kDims, Kind::kDiag>(shared.model, rows, model, stats);
     SmallWarp<T, Kind> work = {shared.model, shared.stages[warp], shared.queues[warp], rows, model, stats,
                                whole,        stats.one > 0x1p46};
     for (;; first += stride) {

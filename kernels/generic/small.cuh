@@ -14,6 +14,7 @@ struct Small {
      * registers a thread; with more, one block of 168, or 255. */
     static constexpr int threads(int sums) { return sums == 1 || sums > 6 ? 256 : 384; }
     static constexpr int blocks(int sums) { return sums == 1 ? 2 : 1; }
+    static constexpr int kFew = 16; /* components whose fp32 values are kept, of four dimensions */
     /* Rows a thread: a component's terms are read once for all of them, and they fit the registers. */
     static constexpr int rows(int dims) { return dims <= 4 ? 3 : 2; }
 };
@@ -44,11 +45,10 @@ __device__ __forceinline__ void raise(float *most, double value)
     atomicMax(reinterpret_cast<int *>(most), __float_as_int(__double2float_ru(value)));
 }
 
-/* Fills the block's model, a thread a component. few: components that are screened, though there may not be
- * so many. */
+/* Fills the block's model, a thread a component. */
 template <int kDims, bool kDiag>
 __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, const fgmm_model_view &model,
-                           const fgmm_stats_view &stats, int few)
+                           const fgmm_stats_view &stats)
 {
     const int k = threadIdx.x, d_last = static_cast<int>(blockDim.x) - 1 - k; /* other threads than k < 64 */
     if (d_last < kDims) {
@@ -62,7 +62,7 @@ __device__ void fill_model(SmallModel<kDims> &m, const fgmm_row_view &rows, cons
     if (threadIdx.x == 0)
         m.live = 0;
     __syncthreads();
-    if (k >= model.k && k < few) { /* screened with the others, and never chosen */
+    if (k >= model.k && k < Small::kFew) { /* screened with the others, and never chosen */
         m.terms[k] = {-INFINITY, 0};
         for (int q = 0; q < kDims / 4; q++)
             m.linear[k][q] = m.square[k][q] = float4{0, 0, 0, 0};
@@ -195,7 +195,7 @@ template <int kDims, int kRows, bool kDiag>
 __device__ __forceinline__ void screen_few(const SmallModel<kDims> &m, double keep_bits,
                                            const SmallRow<kDims> (&rows)[kRows], uint32_t (&mask)[kRows])
 {
-    constexpr int kFew = 16;
+    constexpr int kFew = Small::kFew;
     float limit[kRows], l[kFew][kRows];
 #pragma unroll
     for (int i = 0; i < kRows; i++)
