@@ -114,9 +114,10 @@ typedef struct {
     double distance;      /* squared, without the factor (spherical alone) */
 } fgmm_pair_weight;
 
-/* Zero before the first chunk; each chunk leaves the first two zero again. */
+/* Zero before the first chunk; each chunk leaves the first three zero again. */
 typedef struct {
     int32_t wanted, finished; /* further pairs asked for; blocks that are done */
+    int32_t sorting;          /* offsets are there, pairs may be sorted */
     int32_t extras, total;    /* places in use behind the rows' own; pairs in `sorted` */
 } fgmm_pair_state;
 
@@ -186,14 +187,15 @@ int fgmm__launch_screen(const fgmm_row_view *rows, const fgmm_model_view *model,
                         const fgmm_screen_tables *tables, int32_t least, const fgmm_candidate_lists *lists,
                         fgmm_stream stream);
 /* pairs.cu, sums.cu, select.cu: rows for distances (`metric`) and for sums (`original`) are the same but for
- * tied models. launch_pairs leaves work->sorted and adds the log-densities of rows with several candidates;
- * launch_sums adds all else. */
+ * tied models. launch_pairs leaves work->sorted and the lists of dense rows, and adds the log-densities of
+ * rows with several candidates; launch_sums adds all else. */
 int fgmm__launch_pairs(const fgmm_row_view *metric, const fgmm_row_view *original,
                        const fgmm_model_view *model, const fgmm_candidate_lists *lists,
-                       const fgmm_pair_view *work, const fgmm_stats_view *stats, fgmm_stream stream);
+                       const fgmm_dense_lists *dense, const fgmm_pair_view *work,
+                       const fgmm_stats_view *stats, int multiprocessors, fgmm_stream stream);
 int fgmm__launch_sums(const fgmm_row_view *metric, const fgmm_row_view *original,
                       const fgmm_model_view *model, const fgmm_pair_view *work, const fgmm_stats_view *stats,
-                      fgmm_stream stream);
+                      int multiprocessors, fgmm_stream stream);
 /* values: of the entries, as in fgmm_full_pairs; NULL: they are computed. */
 int fgmm__launch_select(const fgmm_row_view *metric, const fgmm_model_view *model,
                         const fgmm_candidate_lists *lists, const double *values,

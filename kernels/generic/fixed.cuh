@@ -22,6 +22,15 @@ __device__ __forceinline__ void add_fixed(int64_t *to, double scaled)
         add_words(to, value);
 }
 
+/* The origin that sums are relative to, in one dimension. Where stored elements have a unit (raw.cuh), that
+ * is the nearest place on the grid: so differences are on it, too, if the grid is fine enough. scale: 2^bits
+ * over the bound. */
+__device__ __forceinline__ double sum_origin(double origin, double scale, bool have_unit)
+{
+    const double unit = __hiloint2double(0x7fe00000 - __double2hiint(scale), 0); /* 1 / scale */
+    return have_unit && scale > 0 ? rint(origin * scale) * unit : origin;
+}
+
 struct Limbs {
     int64_t high, low;
 };

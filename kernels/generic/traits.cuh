@@ -55,20 +55,39 @@ struct RowWarps {
     static_assert(kSlots * kWarp == FGMM_CANDIDATES, "lists fill whole warps");
 };
 
-/* Sums of sorted pairs: a warp has 32 consecutive ones. A chunk's 101,376 rows of one pair each are 3,168
- * runs, which flush 4,200 times when K is 1,024; longer runs would leave multiprocessors idle at the end,
- * shorter ones would flush more. Small blocks even out the tail. */
+/* Finding and sorting pairs: a block a multiprocessor, all at the same time, since they wait for each other
+ * between the two. A thread has two rows of a quantum; kQuanta of them, a chunk's on 132 multiprocessors, are
+ * read at once and share one atomic a component, which 1,024 components are few enough to feel. 512 threads
+ * have 128 registers each, as rows with several candidates need. */
+struct PairBlocks {
+    static constexpr int kThreads = FGMM_KERNEL_QUANTUM / 2;
+    static constexpr int kWarps = kThreads / kWarp;
+    static constexpr int kQuanta = 3;
+    static constexpr int kRows = 2 * kQuanta; /* a thread's */
+    static constexpr int kCounts = 8192; /* most components whose counts a block keeps in shared memory */
+    static constexpr int kAtOnce = 8; /* rows with several candidates: mostly few, so that lanes are in use */
+};
+
+/* Sums of sorted pairs: a warp has a stretch of them, as many as all others, in runs of 32. A chunk's 405,504
+ * rows of one pair each are 2,112 stretches of 192, which flush 1.5 times each when K is 1,024. Small blocks,
+ * since warps have nothing in common, of as much shared memory as a block may have without asking. */
 struct SumWarps {
-    static constexpr int kWarps = 4;
+    static constexpr int kWarps = 2;
     static constexpr int kThreads = kWarps * kWarp;
-    static constexpr int kRun = kWarp; /* pairs; a lane looks after one */
+    static constexpr int kRun = kWarp;   /* pairs; a lane looks after one */
+    static constexpr int kHalf = 16;     /* pairs whose parts are joined at one time */
+    static constexpr int kStretch = 224; /* pairs at most, so that shared memory has room for 16 warps; 8,192
+                                            fp16 elements would still have an exact sum */
     static constexpr int kDims = 4 * kWarp;
     static constexpr int kPitch = kWarp + 1; /* doubles: reads across lanes spread over the banks */
-    /* Blocks a multiprocessor: as many as the registers of sums, constants and rows under way allow without
-     * spilling. */
+    /* Two batches of rows on their way, 4 KiB a warp: 64 KiB a multiprocessor, where memory at 4.2 TB/s and
+     * 800 ns needs 25. */
+    static constexpr int kStages = 3;
+    static constexpr int kBatchBytes = 2048;
+    /* Blocks a multiprocessor: as many as the registers of sums and constants allow without spilling. */
     static constexpr int blocks(bool same_rows, bool diagonal)
     {
-        return 2 + (same_rows ? 1 : 0) + (diagonal ? 0 : 1);
+        return 2 * (2 + (same_rows ? 1 : 0) + (diagonal ? 0 : 1));
     }
 };
 

@@ -12,6 +12,26 @@ __device__ __forceinline__ void copy_async_16(void *shared, const void *global)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
 }
 
+/* The same of the first `bytes` (0 to 16); zeros follow. */
+__device__ __forceinline__ void copy_async_16(void *shared, const void *global, int bytes)
+{
+    unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+                 : "memory");
+}
+
+/* This thread's copies since the last call are a group. */
+__device__ __forceinline__ void copy_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* All of this thread's groups but the latest kLater have arrived. */
+template <int kLater> __device__ __forceinline__ void copy_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(kLater) : "memory");
+}
+
 /* This thread's copies so far have arrived. */
 __device__ __forceinline__ void copy_async_wait_all()
 {

@@ -90,6 +90,7 @@ static fgmm_status select_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chun
     fgmm_assignment_view out = view_of(cuda, chunk->slot);
     const double *values = cuda->model.screen == FGMM_SM90_FULL ? cuda->full.pairs.values : NULL;
     FGMM_LAUNCH(fgmm__launch_select(&chunk->metric, &cuda->model.view, lists, values, &out, cuda->stream));
+    FGMM_LAUNCH(fgmm__launch_dense_lists(lists->counts, chunk->original.rows, &chunk->dense, cuda->stream));
 cleanup:
     return status;
 }

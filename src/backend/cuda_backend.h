@@ -131,6 +131,7 @@ typedef struct fgmm__cuda_backend fgmm__cuda_backend;
 /* What a pass over a tile does with a chunk. */
 typedef struct {
     int32_t least; /* candidates a row must have to be sparse */
+    /* Enqueues the work of the sparse rows and the lists of the dense ones. */
     fgmm_status (*sparse)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk,
                           const fgmm_candidate_lists *lists);
     fgmm_status (*dense)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk, fgmm_dense_group *group);

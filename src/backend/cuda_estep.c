@@ -177,12 +177,17 @@ static fgmm_status add_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *
 {
     fgmm_status status = FGMM_OK;
     const fgmm__cuda_estep *e = &cuda->estep;
-    if (cuda->model.screen == FGMM_SM90_FULL)
-        return fgmm__cuda_add_full(cuda, &chunk->original);
-    FGMM_LAUNCH(fgmm__launch_pairs(&chunk->metric, &chunk->original, &cuda->model.view, lists, &e->pairs,
-                                   &e->stats, cuda->stream));
+    int multiprocessors = fgmm__device_multiprocessors(cuda->base.device);
+    if (cuda->model.screen == FGMM_SM90_FULL) {
+        FGMM_TRY(fgmm__cuda_add_full(cuda, &chunk->original));
+        FGMM_LAUNCH(
+            fgmm__launch_dense_lists(lists->counts, chunk->original.rows, &chunk->dense, cuda->stream));
+        goto cleanup;
+    }
+    FGMM_LAUNCH(fgmm__launch_pairs(&chunk->metric, &chunk->original, &cuda->model.view, lists, &chunk->dense,
+                                   &e->pairs, &e->stats, multiprocessors, cuda->stream));
     FGMM_LAUNCH(fgmm__launch_sums(&chunk->metric, &chunk->original, &cuda->model.view, &e->pairs, &e->stats,
-                                  cuda->stream));
+                                  multiprocessors, cuda->stream));
 cleanup:
     return status;
 }

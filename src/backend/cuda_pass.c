@@ -156,8 +156,6 @@ static fgmm_status begin_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *
     } else {
         FGMM_TRY(screen_chunk(cuda, chunk, pass->least, &lists));
         FGMM_TRY(pass->sparse(cuda, chunk, &lists));
-        FGMM_LAUNCH(
-            fgmm__launch_dense_lists(lists.counts, chunk->original.rows, &chunk->dense, cuda->stream));
     }
     FGMM_TRY(fgmm__gpu_event_record(cuda->counts_ready[chunk->slot], cuda->stream));
 cleanup:

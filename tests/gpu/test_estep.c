@@ -449,12 +449,18 @@ static void real_rows_agree_with_the_twin(void **state)
     fgmm_test_rows_destroy(rows);
 }
 
-static void same_bits(int64_t n, int32_t k, int32_t dim, fgmm_covariance shape, bool hard, double sigma)
+static void same_bits_of(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, fgmm_covariance shape,
+                         bool hard, double sigma, double shift)
 {
     fgmm_moment moment = hard ? FGMM_MOMENT_SPHERICAL : moment_of(shape);
-    fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, n, k, dim, sigma);
-    fgmm_components *c = fgmm_test_components(shape, hard, k, dim, FGMM_F32, sigma);
+    fgmm_test_rows *rows = fgmm_test_rows_create(dtype, n, k, dim, sigma);
+    fgmm_components *c = fgmm_test_components(shape, hard, k, dim, dtype, sigma);
     fgmm_grid *grid = NULL;
+    for (int32_t d = 0; d < dim; d++) { /* the same components about another origin */
+        c->origin[d] += shift;
+        for (int32_t j = 0; j < k; j++)
+            c->means[(size_t)j * (size_t)dim + (size_t)d] -= shift;
+    }
     succeed(fgmm__grid_create(n, rows->min, rows->max, c, &grid), "grid");
     fgmm_stats *first = run(fgmm_test_cuda(), rows, c, grid, moment, true, 0);
     const int64_t quanta[] = {1, 2, 3, 0, 0};
@@ -464,9 +470,9 @@ static void same_bits(int64_t n, int32_t k, int32_t dim, fgmm_covariance shape, 
         for (size_t w = 0; w < first->n_words; w++)
             differing += first->words[w] != other->words[w];
         if (differing > 0)
-            print_error("k=%d d=%d %s%s sigma %g, tiles of %ld quanta: %zu of %zu words differ\n", k, dim,
-                        fgmm_covariance_name(shape), hard ? " hard" : "", sigma, (long)quanta[i], differing,
-                        first->n_words);
+            print_error("%s k=%d d=%d %s%s sigma %g shift %g, tiles of %ld quanta: %zu of %zu words differ\n",
+                        fgmm_dtype_name(dtype), k, dim, fgmm_covariance_name(shape), hard ? " hard" : "",
+                        sigma, shift, (long)quanta[i], differing, first->n_words);
         assert_int_equal(differing, 0);
         fgmm__stats_destroy(other);
     }
@@ -477,6 +483,31 @@ static void same_bits(int64_t n, int32_t k, int32_t dim, fgmm_covariance shape, 
     fgmm__grid_destroy(grid);
     fgmm__components_destroy(c);
     fgmm_test_rows_destroy(rows);
+}
+
+static void same_bits(int64_t n, int32_t k, int32_t dim, fgmm_covariance shape, bool hard, double sigma)
+{
+    same_bits_of(FGMM_F32, n, k, dim, shape, hard, sigma, 0);
+}
+
+/* Rows with one candidate are summed as they are stored where these are on the grid; together with others, or
+ * next to another component, they are rounded. */
+static void nor_do_they_for_narrow_types(void **state)
+{
+    (void)state;
+    const fgmm_dtype types[] = {FGMM_F16, FGMM_U8, FGMM_I8};
+    const double sigmas[] = {0.5, 3, 9}, shifts[] = {0, 1.0 / 3, 1e6};
+    for (int t = 0; t < 3; t++)
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++) {
+                same_bits_of(types[t], 7 * FGMM_QUANTUM + 300, 30, 20, FGMM_SPHERICAL, false, sigmas[i],
+                             shifts[j]);
+                same_bits_of(types[t], 3 * FGMM_QUANTUM + 300, 260, 132, FGMM_SPHERICAL, true, sigmas[i],
+                             shifts[j]);
+                same_bits_of(types[t], 3 * FGMM_QUANTUM + 300, 30, 33, FGMM_DIAG, false, sigmas[i],
+                             shifts[j]);
+            }
+    same_bits_of(FGMM_F16, 60 * FGMM_QUANTUM, 5, 40, FGMM_SPHERICAL, false, 3, 1.0 / 3);
 }
 
 static void tiles_do_not_change_a_bit(void **state)
@@ -575,6 +606,7 @@ static int cases(void)
         cmocka_unit_test(a_single_row_is_enough),
         cmocka_unit_test(real_rows_agree_with_the_twin),
         cmocka_unit_test(tiles_do_not_change_a_bit),
+        cmocka_unit_test(nor_do_they_for_narrow_types),
         cmocka_unit_test(of_equal_means_the_first_takes_all),
         cmocka_unit_test(a_component_without_weight_gets_nothing),
     };
