@@ -47,6 +47,22 @@ struct DenseTile {
     static_assert(FGMM_KERNEL_QUANTUM % kSide == 0, "a quantum is whole tiles");
 };
 
+/* Whitening: 128 rows by 64 columns, eight warps of 32 x 32. A warp's step of 8 dimensions takes 32 clocks of
+ * shared memory and 256 of its matrix unit, 128 for all four. 64 registers of sums: two blocks a
+ * multiprocessor, one multiplies while the other waits for its rows. */
+struct WhitenTile {
+    static constexpr int kThreads = 256;
+    static constexpr int kBlocks = 2;
+    static constexpr int kRows = 128;
+    static constexpr int kColumns = 64;
+    static constexpr int kDepth = 16;
+    static constexpr int kRowPitch = kDepth + 4, kColumnPitch = kColumns + 4; /* doubles */
+    static constexpr int kFactorRows = kThreads / kColumns;                   /* that are loaded at a time */
+    static constexpr int kFactorsAThread = kDepth / kFactorRows;
+    static_assert(kRows * kDepth == 8 * kThreads, "loading: eight dimensions of a row a thread");
+    static_assert(kRows * kColumns == kThreads / kWarp * 32 * 32, "the warps cover the tile");
+};
+
 /* Kernels with a warp a row. */
 struct RowWarps {
     static constexpr int kWarps = 8;

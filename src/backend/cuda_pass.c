@@ -2,11 +2,19 @@
 #include "backend/cuda_backend.h"
 
 enum { WHITENED_CHUNKS = 2 };
-static const int64_t whitened_bytes = 128 << 20; /* of all chunks under way */
+static const int64_t whitened_bytes = 512 << 20; /* of all chunks under way */
 
 static int32_t clamp(int64_t value, int32_t most)
 {
     return value < 1 ? 1 : value > most ? most : (int32_t)value;
+}
+
+/* Two tiles of 128 rows for each of 132 multiprocessors are 33 quanta: chunks in between leave some idle at
+ * their end. */
+static int32_t whole_waves(int32_t quanta)
+{
+    enum { WAVE = FGMM_CHUNK_QUANTA / 12 };
+    return quanta > WAVE ? quanta / WAVE * WAVE : quanta;
 }
 
 fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim, bool all_dense,
@@ -15,8 +23,8 @@ fgmm__cuda_plan fgmm__cuda_plan_of(fgmm_covariance shape, int32_t k, int32_t dim
     fgmm__cuda_plan plan = {.chunk_quanta = chunk_quanta, .chunks = chunks, .all_dense = all_dense};
     if (shape == FGMM_TIED) {
         plan.chunks = clamp(chunks, WHITENED_CHUNKS);
-        plan.chunk_quanta =
-            clamp(whitened_bytes / (plan.chunks * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta);
+        plan.chunk_quanta = whole_waves(
+            clamp(whitened_bytes / (plan.chunks * FGMM_QUANTUM * (int64_t)dim * 12), chunk_quanta));
     }
     if (shape == FGMM_FULL)
         plan.chunk_quanta = clamp(chunk_quanta, FGMM_FULL_CHUNK_QUANTA);
