@@ -1,6 +1,8 @@
-/* Single instructions of the special-function unit. */
+/* Single instructions of arithmetic that CUDA has no name for. */
 #ifndef FGMM_PTX_MATH_CUH
 #define FGMM_PTX_MATH_CUH
+
+#include <stdint.h>
 
 namespace fgmm::ptx
 {
@@ -11,6 +13,14 @@ __device__ __forceinline__ float sqrt_approx(float x)
     float y;
     asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/* Two halves, each rounded towards zero; `low` has the lower bits. */
+__device__ __forceinline__ uint32_t halves_towards_zero(float low, float high)
+{
+    uint32_t halves;
+    asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(halves) : "f"(high), "f"(low));
+    return halves;
 }
 
 } // namespace fgmm::ptx

@@ -24,6 +24,7 @@
 #include "kernels/sm90/lists.cuh"
 #include "kernels/sm90/packed.cuh"
 #include "kernels/sm90/ring.cuh"
+#include "kernels/sm90/scattered_sum.cuh"
 #include "kernels/sm90/traits.cuh"
 
 namespace fgmm
@@ -91,29 +92,6 @@ __device__ void feed_records(ScreenShared<Shape> &shared, const fgmm_sm90_tables
                            &shared.record_full[ring.slot]);
             ring.next(Shape::kStages);
         }
-}
-
-/* Sums over kLanes lanes of kBatch values each: lane i ends with value i / (kLanes / kBatch). Each step sends
- * what the other half of the lanes goes on with, so that 16 lanes need 8 shuffles for 8 values. */
-template <int kLanes, int kBatch>
-__device__ __forceinline__ float scattered_sum(float (&value)[kBatch], int lane)
-{
-    static_assert(kLanes >= kBatch, "a lane for every value");
-    int left = kBatch;
-#pragma unroll
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-        left /= 2;
-#pragma unroll
-        for (int i = 0; i < left; i++) {
-            const bool upper = lane & step;
-            const float given = upper ? value[i] : value[i + left];
-            const float kept = upper ? value[i + left] : value[i];
-            value[i] = kept + __shfl_xor_sync(kWholeWarp, given, step);
-        }
-        if (left == 0)
-            value[0] += __shfl_xor_sync(kWholeWarp, value[0], step);
-    }
-    return value[0];
 }
 
 /* A converter warp: its share of the batches of each row tile, minus origin, scaled, to fp16 in the swizzled

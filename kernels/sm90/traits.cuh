@@ -59,42 +59,55 @@ template <int kHalves_> struct ScreenShape {
     static_assert(kGroupBytes % 1024 == 0, "operands start on the swizzle's period");
 };
 
-/* The screen of wide rows: a product in slabs of 64 columns, both operands from L2 by bulk copies. Two
- * consumer warpgroups of 64 rows by 256 components have 128 sums a thread, as many as leave room for the
- * lists, so a byte from L2 serves as many multiplications as it can: a slab of 128 x 256 takes 1,024 clocks
- * of the tensor cores. A cluster of two blocks has the same components and different rows; each fetches half
- * of the components for both: 32 KiB a slab and block instead of 48, where L2 delivers some 40 to 50 KiB a
- * 1,024 clocks and block. */
-struct WideShape {
+/* The screen of wide rows: a product in slabs of 64 columns, which come by bulk copies from L2. A cluster of
+ * two blocks has the same components and different rows; each fetches half of the components for both.
+ *
+ * Where rows have many slabs, both operands pass by. Two consumer warpgroups of 64 rows by 256 components
+ * have 128 sums a thread, as many as leave room for the lists, so a byte from L2 serves as many
+ * multiplications as it can: a slab of 128 x 256 takes 1,024 clocks of the tensor cores, and L2 delivers some
+ * 40 to 50 KiB in that time to a block.
+ *
+ * kKept: where they have few, a tile of rows stays in shared memory while all components pass by, so a slab
+ * brings half of the bytes. Such rows are multiplied nearly as fast as they are converted, so more warps
+ * convert; with 128 components at a time a thread has 64 sums, which leaves them the registers. Measured
+ * (diagonal, 128 dimensions, K = 1024, f16, 405,504 rows): three converters 419 us, seven 410; three groups
+ * of 64 rows, or groups that multiply in turn, are no faster. */
+template <bool kKept_> struct WideShape {
+    static constexpr bool kKept = kKept_;
     static constexpr int kGroups = 2;
     static constexpr int kGroupRows = 64;
     static constexpr int kRows = kGroups * kGroupRows;
-    static constexpr int kColumns = FGMM_SM90_WIDE_TILE;
+    static constexpr int kColumns = kKept ? FGMM_SM90_KEPT_TILE : FGMM_SM90_WIDE_TILE;
+    static constexpr int kHalves = kColumns / 128; /* sets of 64 sums of a thread */
     static constexpr int kWarpgroup = 128;
-    static constexpr int kThreads = (kGroups + 1) * kWarpgroup;
+    static constexpr int kProducerGroups = kKept ? 2 : 1;
+    static constexpr int kThreads = (kGroups + kProducerGroups) * kWarpgroup;
     static constexpr int kGroupWarps = kWarpgroup / kWarp;
     static constexpr int kCluster = 2;
     static constexpr int kPairRows = kCluster * kRows;
-    static constexpr int kStages = 4; /* slabs: 192 KiB */
+    static constexpr int kSlabs = kKept ? FGMM_SM90_KEPT_SLABS : 1; /* of rows, in a place */
+    static constexpr int kStages = kKept ? 9 : 4;                   /* slabs on their way: 144 or 192 KiB */
     /* Two tiles of converted rows a block, in memory that stays in L2 for the most part: the next one is made
      * while this one is multiplied. */
     static constexpr int kRowTiles = 2;
-    static constexpr int kConverters = kGroupWarps - 1;
-    /* At entry each thread has 168 registers, 65536 / 384; the producers give some to the consumers. */
-    static constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
-    static_assert(kProducerRegisters + kGroups * kConsumerRegisters <= 3 * 168, "one block's registers");
+    static constexpr int kConverters = kProducerGroups * kGroupWarps - 1;
+    /* At entry each thread has 65536 registers / kThreads; the producers give some to the consumers. */
+    static constexpr int kProducerRegisters = kKept ? 104 : 88, kConsumerRegisters = kKept ? 152 : 208;
+    static_assert(kProducerGroups * kProducerRegisters + kGroups * kConsumerRegisters <= 65536 / kWarpgroup,
+                  "one block's registers");
     static constexpr int kRowSlab = kRows * FGMM_SM90_SLAB * 2, kRowExtra = kRows * FGMM_SM90_EXTRA * 2;
     static constexpr int kColumnSlab = kColumns * FGMM_SM90_SLAB * 2,
                          kColumnExtra = kColumns * FGMM_SM90_EXTRA * 2;
     static constexpr int kGroupSlab = kRowSlab / kGroups;
-    static_assert(kColumns == 256 && FGMM_SM90_EXTRA == 16, "wgmma is m64n256k16");
+    static_assert(FGMM_SM90_EXTRA == 16, "a step of wgmma");
     static_assert(kGroupSlab % 1024 == 0 && kColumnSlab / kCluster % 1024 == 0,
                   "operands start on the swizzle's period");
-    /* Bytes of a converted tile of rows, and of a record, with so many slabs. */
+    /* Bytes of a converted tile of rows, of a block's room for them, and of a record, with so many slabs. */
     static constexpr int64_t row_tile(int slabs)
     {
         return kRowExtra + static_cast<int64_t>(slabs) * kRowSlab;
     }
+    static constexpr int64_t operand(int slabs) { return kRowTiles * row_tile(slabs); }
     static constexpr int64_t record(int slabs)
     {
         return kColumnExtra + static_cast<int64_t>(slabs) * kColumnSlab;

@@ -11,9 +11,11 @@ extern "C" {
 #endif
 
 enum {
-    FGMM_SM90_WIDE_TILE = 256, /* components a record */
-    FGMM_SM90_SLAB = 64,       /* columns of rows and components that are in shared memory at a time */
-    FGMM_SM90_BLOCKS = 132     /* at most: the multiprocessors of the largest device */
+    FGMM_SM90_WIDE_TILE = 256, /* components a record, */
+    FGMM_SM90_KEPT_TILE = 128, /* and where a row has so few slabs that shared memory holds a tile of rows: */
+    FGMM_SM90_KEPT_SLABS = 4,
+    FGMM_SM90_SLAB = 64,   /* columns of rows and components that are in shared memory at a time */
+    FGMM_SM90_BLOCKS = 132 /* at most: the multiprocessors of the largest device */
 };
 
 /* Units of the product, made on the device from the model's parameters. */
@@ -28,13 +30,15 @@ typedef struct {
 } fgmm_sm90_units;
 
 typedef struct {
-    unsigned char *records; /* [tiles]: [2][256][8] extra columns, [slabs][256][64] columns, fp16, swizzled */
-    float *widths;          /* [tiles][2][4]: of 128 components */
-    float *scale;           /* [octets * 8]: on rows, powers of two, so that fp16 neither overflows nor loses
-                               small values */
-    float *shift;           /* [octets * 8]: - scale * origin */
-    float *spread;          /* [octets * 8]: what the scale was made of */
+    unsigned char
+        *records;  /* [tiles]: [2][tile][8] extra columns, [slabs][tile][64] columns, fp16, swizzled */
+    float *widths; /* [tiles][tile / 128][4]: of 128 components */
+    float *scale;  /* [octets * 8]: on rows, powers of two, so that fp16 neither overflows nor loses
+                      small values */
+    float *shift;  /* [octets * 8]: - scale * origin */
+    float *spread; /* [octets * 8]: what the scale was made of */
     fgmm_sm90_units *units;
+    int32_t tile; /* components a record */
     int32_t tiles, slabs;
     int32_t octets; /* eights of dimensions; a row has its values in so many pieces of 16 bytes, and, */
     bool squares;   /* in diagonal forms, its squares in as many more */

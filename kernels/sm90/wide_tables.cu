@@ -1,6 +1,6 @@
-/* The model as the screen of wide rows reads it: records of 256 components, widths, and the scales of rows.
- * All of it is made from parameters on the device, by maxima and sums of integers, so that it has the same
- * bits everywhere.
+/* The model as the screen of wide rows reads it: records of 128 or 256 components, widths, and the scales of
+ * rows. All of it is made from parameters on the device, by maxima and sums of integers, so that it has the
+ * same bits everywhere.
  *
  * The strength of a component says how far its log-density goes down within the means' spread: F S^2, with S
  * the largest |mean|; diagonal: the sum over dimensions of (F_d S_d)^2, with S_d the largest |mean| or
@@ -159,22 +159,27 @@ __global__ void __launch_bounds__(kThreads)
     units.span = static_cast<float>(keep_bits / units.unit);
 }
 
+__host__ __device__ int64_t record_bytes(const fgmm_sm90_wide &tables)
+{
+    return static_cast<int64_t>(tables.tile) * (FGMM_SM90_EXTRA + tables.slabs * FGMM_SM90_SLAB) * 2;
+}
+
 /* Where a component's columns are. */
 struct Record {
     __half *extra, *slabs;
     float *widths;
-    int place;
-    __device__ Record(const fgmm_sm90_wide &tables, int k)
+    int place, tile;
+    __device__ Record(const fgmm_sm90_wide &tables, int k) : tile(tables.tile)
     {
-        unsigned char *record = tables.records + k / FGMM_SM90_WIDE_TILE * WideShape::record(tables.slabs);
-        place = k % FGMM_SM90_WIDE_TILE;
+        unsigned char *record = tables.records + k / tables.tile * record_bytes(tables);
+        place = k % tables.tile;
         extra = reinterpret_cast<__half *>(record);
-        slabs = reinterpret_cast<__half *>(record + WideShape::kColumnExtra);
+        slabs = reinterpret_cast<__half *>(record + tables.tile * FGMM_SM90_EXTRA * 2);
         widths = tables.widths + k / FGMM_SM90_TILE * 4;
     }
     __device__ __forceinline__ void put(int column, __half value) const
     {
-        slabs[swizzled(place, column, FGMM_SM90_WIDE_TILE)] = value;
+        slabs[swizzled(place, column, tile)] = value;
     }
     /* All lanes. */
     __device__ __forceinline__ void put_extra(const __half (&column)[8]) const
@@ -184,7 +189,7 @@ struct Record {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             extra[place * 8 + i] = column[i];
-            extra[(FGMM_SM90_WIDE_TILE + place) * 8 + i] = __float2half(0.0f);
+            extra[(tile + place) * 8 + i] = __float2half(0.0f);
         }
     }
 };
@@ -312,11 +317,12 @@ Layout layout_of(const fgmm_sm90_wide &tables)
     Layout l = {};
     l.spread = padded(sizeof(fgmm_sm90_units));
     l.widths = l.spread + dims;
-    l.measured = l.widths + padded(static_cast<int64_t>(tables.tiles) * 2 * 4 * sizeof(float));
+    l.measured = l.widths + padded(static_cast<int64_t>(tables.tiles) * tables.tile / FGMM_SM90_TILE * 4 *
+                                   sizeof(float));
     l.scale = l.measured;
     l.shift = l.scale + dims;
     l.records = l.shift + dims;
-    l.bytes = l.records + tables.tiles * WideShape::record(tables.slabs);
+    l.bytes = l.records + tables.tiles * record_bytes(tables);
     return l;
 }
 
@@ -325,8 +331,9 @@ fgmm_sm90_wide shape_of(fgmm_form form, int32_t k, int32_t dim)
     fgmm_sm90_wide tables = {};
     tables.squares = form == FGMM_FORM_DIAG;
     tables.octets = (dim + 7) / 8;
-    tables.tiles = (k + FGMM_SM90_WIDE_TILE - 1) / FGMM_SM90_WIDE_TILE;
     tables.slabs = (tables.octets * 8 * (tables.squares ? 2 : 1) + FGMM_SM90_SLAB - 1) / FGMM_SM90_SLAB;
+    tables.tile = tables.slabs <= FGMM_SM90_KEPT_SLABS ? FGMM_SM90_KEPT_TILE : FGMM_SM90_WIDE_TILE;
+    tables.tiles = (k + tables.tile - 1) / tables.tile;
     return tables;
 }
 
@@ -356,7 +363,9 @@ fgmm_sm90_wide fgmm__sm90_wide_place(fgmm_form form, int32_t k, int32_t dim, voi
 
 int64_t fgmm__sm90_operand_bytes(fgmm_form form, int32_t dim)
 {
-    return FGMM_SM90_BLOCKS * WideShape::kRowTiles * WideShape::row_tile(shape_of(form, 1, dim).slabs);
+    const int slabs = shape_of(form, 1, dim).slabs;
+    return FGMM_SM90_BLOCKS * (slabs <= FGMM_SM90_KEPT_SLABS ? WideShape<true>::operand(slabs)
+                                                             : WideShape<false>::operand(slabs));
 }
 
 int fgmm__launch_sm90_wide_tables(const fgmm_model_view *model, const double *origin, const float *origin32,
@@ -372,6 +381,6 @@ int fgmm__launch_sm90_wide_tables(const fgmm_model_view *model, const double *or
     measure_strength<<<blocks, kThreads, 0, stream>>>(*model, *tables);
     settle<<<1, kThreads, 0, stream>>>(*tables, means, model->keep_bits, value_bits(*tables),
                                        strength_bits(*tables));
-    fill_wide<<<tables->tiles *(FGMM_SM90_WIDE_TILE / kWarps), kThreads, 0, stream>>>(*model, means, *tables);
+    fill_wide<<<tables->tiles *(tables->tile / kWarps), kThreads, 0, stream>>>(*model, means, *tables);
     return cudaGetLastError();
 }
