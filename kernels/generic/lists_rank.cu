@@ -242,6 +242,21 @@ __device__ __noinline__ void finish(const fgmm_list_rank &rank, const fgmm_list_
     __syncwarp();
 }
 
+/* One of 16 sums by its number, from registers. */
+__device__ __forceinline__ float pick(const float (&sums)[ListTile::kTiles][4], int i)
+{
+    float left[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        left[j] = i & 1 ? sums[j / 2][j % 2 * 2 + 1] : sums[j / 2][j % 2 * 2];
+#pragma unroll
+    for (int n = 4, bit = 2; n > 0; n /= 2, bit *= 2)
+#pragma unroll
+        for (int j = 0; j < n; j++)
+            left[j] = i & bit ? left[2 * j + 1] : left[2 * j];
+    return left[0];
+}
+
 /* Puts aside, in the warp's own place, the pairs that the bounds do not rule out; NaN rules nothing out. n:
  * how many there are. */
 __device__ __forceinline__ void keep_near(const fgmm_list_rank &rank, const fgmm_list_queries &queries,
@@ -250,7 +265,7 @@ __device__ __forceinline__ void keep_near(const fgmm_list_rank &rank, const fgmm
                                           StagedPair *staged, int &n, float row_scale, int r0, int n0)
 {
     const int lane = threadIdx.x % kWarp;
-    const unsigned before = (1u << lane) - 1;
+    unsigned near = 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const RankQuery query = shared[n0 + lane / 4 + 8 * h];
@@ -258,23 +273,28 @@ __device__ __forceinline__ void keep_near(const fgmm_list_rank &rank, const fgmm
         for (int tile = 0; tile < ListTile::kTiles; tile++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const float sum = sums[tile][2 * h + e];
-                const float low =
-                    fmaf(terms[tile][e].half, query.scale, -fmaf(terms[tile][e].length, query.width, sum));
-                const bool near = !(low > query.rest);
-                const unsigned nears = __ballot_sync(kWholeWarp, near);
-                if (nears == 0)
-                    continue;
-                if (n + kWarp > RankTile::kStaged) {
-                    finish(rank, queries, staged, n, row_scale, r0);
-                    n = 0;
-                }
-                if (near)
-                    staged[n + __popc(nears & before)] = {static_cast<uint16_t>(8 * tile + lane % 4 * 2 + e),
-                                                          static_cast<uint16_t>(n0 + lane / 4 + 8 * h),
-                                                          __float_as_uint(sum)};
-                n += __popc(nears);
+                const float low = fmaf(terms[tile][e].half, query.scale,
+                                       -fmaf(terms[tile][e].length, query.width, sums[tile][2 * h + e]));
+                if (!(low > query.rest))
+                    near |= 1u << (4 * tile + 2 * h + e);
             }
+    }
+    for (;;) {
+        const unsigned owners = __ballot_sync(kWholeWarp, near != 0);
+        if (owners == 0)
+            return;
+        if (n + kWarp > RankTile::kStaged) {
+            finish(rank, queries, staged, n, row_scale, r0);
+            n = 0;
+        }
+        if (near != 0) {
+            const int i = __ffs(static_cast<int>(near)) - 1;
+            near &= near - 1;
+            staged[n + __popc(owners & ((1u << lane) - 1))] = {
+                static_cast<uint16_t>(8 * (i / 4) + lane % 4 * 2 + i % 2),
+                static_cast<uint16_t>(n0 + lane / 4 + 8 * (i / 2 % 2)), __float_as_uint(pick(sums, i))};
+        }
+        n += __popc(owners);
     }
 }
 

@@ -163,13 +163,16 @@ __device__ void measure_items(const fgmm_list_view &lists, const fgmm_list_queri
             rows[step] =
                 reinterpret_cast<const T *>(row_at(lists, static_cast<uint32_t>(work.items[i0 + i].id)));
         }
-        for (int d0 = 0; d0 < dim; d0 += kDims) {
-            const int d = d0 + quad;
-            Quad<T> quads[kLanes];
+        Quad<T> quads[kLanes];
+        Quad<float> values;
+        const auto load = [&](int d0) {
 #pragma unroll
             for (int step = 0; step < kLanes; step++)
-                quads[step] = load_quad(rows[step], d, dim, true);
-            const Quad<float> values = load_quad(query, d, dim, whole);
+                quads[step] = load_quad(rows[step], d0 + quad, dim, true);
+            values = load_quad(query, d0 + quad, dim, whole);
+        };
+        load(0);
+        for (int d0 = 0; d0 < dim; d0 += kDims) {
 #pragma unroll
             for (int step = 0; step < kLanes; step++)
 #pragma unroll
@@ -177,6 +180,7 @@ __device__ void measure_items(const fgmm_list_view &lists, const fgmm_list_queri
                     const double t = __dsub_rn(to_double(quads[step].value[e]), to_double(values.value[e]));
                     of[step * kAtOnce + lane / kLanes][quad + e] = __dmul_rn(t, t);
                 }
+            load(d0 + kDims);
             __syncwarp();
 #pragma unroll
             for (int j = 0; j < kDims; j++)
@@ -349,12 +353,13 @@ template <typename Kernel> int allow_shared(Kernel kernel, size_t bytes)
 template <typename T, typename Size>
 int launch_select(const fgmm_list_view &lists, const fgmm_list_queries &queries, cudaStream_t stream)
 {
-    constexpr size_t kBytes = sizeof(Work<Size::kRoom>) + Size::kThreads / kWarp * sizeof(Squares);
+    constexpr size_t kBytes = sizeof(Work<Size::kRoom>),
+                     kMost = kBytes + Size::kThreads / kWarp * sizeof(Squares);
     const auto kernel = select_nearest<T, Size::kThreads, Size::kRoom>;
-    const int code = allow_shared(kernel, kBytes);
+    const int code = allow_shared(kernel, kMost);
     if (code != cudaSuccess)
         return code;
-    kernel<<<queries.n, Size::kThreads, kBytes, stream>>>(lists, queries);
+    kernel<<<queries.n, Size::kThreads, queries.whole ? kBytes : kMost, stream>>>(lists, queries);
     return cudaGetLastError();
 }
 

@@ -375,7 +375,7 @@ static fgmm_status wait_until_done(cudaError_t (*query)(void *), void *handle, f
         fgmm_status tick = comm != NULL ? fgmm__comm_tick(comm) : FGMM_OK;
         if (*ticked == FGMM_OK)
             *ticked = tick;
-        fgmm__backoff(fgmm__seconds() - since, 1e-3);
+        fgmm__backoff(fgmm__seconds() - since, 4e-3); /* kernels that somebody waits for end within */
     }
     return code == cudaSuccess ? FGMM_OK : fgmm__cuda_failed(code, "a kernel or copy", __FILE__, __LINE__);
 }
