@@ -273,6 +273,7 @@ typedef struct {
      * the squared distance and |offset|, the sum of log2 of the factors, the number of components. Factors
      * are those of spherical forms. */
     double spread, factor, offset, factor_logs, live;
+    double breadth; /* 0, or what fgmm__launch_breadth found */
 } fgmm_mixture_summary;
 
 /* What one block of a kernel found of its components. */
@@ -304,6 +305,10 @@ typedef struct {
 int fgmm__launch_mstep(const fgmm_mstep_view *view, const fgmm_mixture_view *old,
                        const fgmm_stats_view *stats, const fgmm_mixture_view *next, fgmm_mixture_summary *out,
                        fgmm_stream stream);
+/* breadth.cu: out->breadth, how many components a row of a spherical mixture has within keep_bits of its
+ * best, roughly. view: its parts and finished serve once more. At most 8 * FGMM_MSTEP_BLOCKS components. */
+int fgmm__launch_breadth(const fgmm_mstep_view *view, const fgmm_mixture_view *mixture, double keep_bits,
+                         fgmm_mixture_summary *out, fgmm_stream stream);
 /* neighbors.cu: hits [capacity] (fgmm_hit), n_hits counts on past the capacity. */
 typedef struct {
     const float *queries;  /* [n][dim] */

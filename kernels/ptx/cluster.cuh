@@ -44,6 +44,27 @@ __device__ __forceinline__ void barrier_arrive_at(uint64_t *barrier, uint32_t ra
                  : "memory");
 }
 
+/* Blocks of this cluster. */
+__device__ __forceinline__ uint32_t cluster_size()
+{
+    uint32_t size;
+    asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(size));
+    return size;
+}
+
+/* Writes to the same place in block `rank` of the cluster; 8 bytes arrive at that block's own barrier. */
+__device__ __forceinline__ void store_at(float2 *place, float2 value, uint64_t *barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there, signal;\n"
+                 "mapa.shared::cluster.u32 there, %0, %4;\n"
+                 "mapa.shared::cluster.u32 signal, %1, %4;\n"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%2, %3}, [signal];\n"
+                 "}" ::"r"(shared_address(place)),
+                 "r"(shared_address(barrier)), "f"(value.x), "f"(value.y), "r"(rank)
+                 : "memory");
+}
+
 /* As bulk_copy, to the same place in each block of the cluster that has a bit in `blocks`; arrives at each
  * block's own barrier. */
 __device__ __forceinline__ void bulk_copy_to(void *shared, const void *global, uint32_t bytes,

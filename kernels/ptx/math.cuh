@@ -23,6 +23,22 @@ __device__ __forceinline__ uint32_t halves_towards_zero(float low, float high)
     return halves;
 }
 
+/* 2^x with a relative error of about 2^-22; results below 2^-126 are zero. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* log2 of a number from 1 to 2, to 2^-22. */
+__device__ __forceinline__ float log2_approx(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 } // namespace fgmm::ptx
 
 #endif

@@ -129,6 +129,42 @@ __device__ __forceinline__ void wgmma_64x64x16(float (&s)[n], uint64_t a, uint64
         : FGMM_8(s, first), FGMM_8(s, first + 8), FGMM_8(s, first + 16), FGMM_8(s, first + 24)
         : "l"(a), "l"(b), "r"(add));
 }
+
+/* The second operand read across its rows: a tile as `operand` describes it, of kRows rows for the inner
+ * dimension by 64 columns a swizzled row; further columns follow kRows * 128 bytes on. `tile` is that of the
+ * first of 16 rows. */
+template <int kRows> __device__ __forceinline__ uint64_t transposed_operand(const void *tile)
+{
+    constexpr uint64_t kSwizzle128 = 1ull << 62, kGroupStride = (1024ull >> 4) << 32,
+                       kColumnStride = (kRows * 128ull >> 4) << 16;
+    return ((shared_address(tile) & 0x3ffff) >> 4) | kColumnStride | kGroupStride | kSwizzle128;
+}
+
+/* s[64 x 128] += A[64 x 16] B[16 x 128]. A is in registers: of a thread, a[2i + h] holds row 16*(warp of the
+ * warpgroup) + lane/4 + 8h, columns 8i + 2*(lane%4) and the next. So sums of another product, rounded to
+ * halves, are an operand as they lie. b: a transposed_operand. */
+__device__ __forceinline__ void wgmma_registers_64x128x16(float (&s)[64], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, "
+                 "1, 1, 1, 1;\n"
+                 : FGMM_64(s)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/* The same of 64 columns. */
+__device__ __forceinline__ void wgmma_registers_64x64x16(float (&s)[32], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, "
+                 "1, 1, 1, 1;\n"
+                 : FGMM_8(s, 0), FGMM_8(s, 8), FGMM_8(s, 16), FGMM_8(s, 24)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
 #undef FGMM_64
 #undef FGMM_8
 

@@ -21,6 +21,7 @@ typedef struct {
     double factor; /* the largest factor on the squared distance to be screened as it is; larger ones are
                       taken for this one, which costs their tile its lower bounds */
     double offset; /* >= any |offset| */
+    double narrow; /* the largest factor of all over the typical one */
 } fgmm_sm90_range;
 
 typedef struct {

@@ -141,14 +141,15 @@ cleanup:
 
 static int64_t cuda_workspace_bytes(fgmm_covariance shape, fgmm_moment moment, int32_t k, int32_t dim)
 {
-    bool screened = fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim) == FGMM_SM90_FULL ||
-                    (shape != FGMM_FULL && moment != FGMM_MOMENT_FULL);
+    fgmm_sm90_screen screen = fgmm__sm90_serves(fgmm__cuda_form(shape), shape == FGMM_TIED, k, dim);
+    bool screened = screen == FGMM_SM90_FULL || (shape != FGMM_FULL && moment != FGMM_MOMENT_FULL);
     fgmm__cuda_plan plan =
         fgmm__cuda_plan_of(shape, k, dim, !screened, FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
     return fgmm__cuda_model_bytes(shape, k, dim) + fgmm__cuda_mixture_bytes(shape, k, dim) +
            fgmm__cuda_estep_bytes(&plan, moment, k, dim) + fgmm__cuda_plan_bytes(&plan, shape, dim) +
            fgmm__cuda_assign_bytes(shape, k, dim) + fgmm__cuda_soar_bytes(k, dim) +
-           (shape == FGMM_FULL && screened ? fgmm__cuda_full_bytes(k, dim, plan.chunk_quanta) : 0);
+           (shape == FGMM_FULL && screened ? fgmm__cuda_full_bytes(k, dim, plan.chunk_quanta) : 0) +
+           (screen == FGMM_SM90_NARROW ? fgmm__cuda_dense_bytes(k, dim, plan.chunk_quanta) : 0);
 }
 
 const fgmm_backend_ops fgmm__backend_cuda = {

@@ -10,6 +10,7 @@
 #include "device/cuda_check.h"
 #include "kernels/kernels.h"
 #include "kernels/soar.h"
+#include "kernels/sm90/dense.h"
 #include "kernels/sm90/full_screen.h"
 #include "kernels/sm90/screen.h"
 #include "kernels/sm90/wide.h"
@@ -59,6 +60,9 @@ typedef enum {
     BUFFER_COUNTS,
     BUFFER_DENSE_ROWS,
     BUFFER_DENSE_COUNTS,
+    BUFFER_DENSE_MODEL,
+    BUFFER_DENSE_TILES,
+    BUFFER_DENSE_HELD,
     BUFFER_SLAB,
     BUFFER_ROW_MAX,
     BUFFER_ROW_SUM,
@@ -95,6 +99,9 @@ typedef struct {
     fgmm_sm90_tables sm90;
     fgmm_sm90_wide wide;
     fgmm_full_tables full;
+    fgmm_sm90_range range;
+    double origin_most; /* |origin| in any dimension */
+    double breadth;     /* kernels/breadth.h; 0: not known */
     bool tied;
     double *whitening; /* [dim][dim], tied alone */
     double *origin;    /* [dim] */
@@ -134,9 +141,20 @@ typedef struct {
     /* Enqueues the work of the sparse rows and the lists of the dense ones. */
     fgmm_status (*sparse)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk,
                           const fgmm_candidate_lists *lists);
+    /* Takes rows out of the chunk's lists and adds them; the counts at home are those of what is left. May be
+     * NULL. */
+    fgmm_status (*held)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk);
     fgmm_status (*dense)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk, fgmm_dense_group *group);
     fgmm_status (*done)(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk); /* may be NULL */
 } fgmm__cuda_pass;
+
+/* Dense rows that tensor cores add. */
+typedef struct {
+    fgmm_sm90_dense model;
+    fgmm_dense_operand operand;
+    bool ready; /* model is made, for rows of `type` */
+    fgmm_row_type type;
+} fgmm__cuda_dense;
 
 typedef struct {
     fgmm__cuda_plan plan;
@@ -164,9 +182,11 @@ typedef struct {
         fgmm_mixture_view view;
         fgmm_mixture_summary summary;
     } sides[2];
+    bool may_be_dense;          /* its breadth is asked for */
     int now;                    /* the side that holds the parameters */
     int summed;                 /* that of the last E-step */
     float *origin32;            /* [dim padded] */
+    double origin_most;         /* |origin| in any dimension */
     fgmm_mixture_summary *home; /* pinned: the device writes it */
 } fgmm__cuda_resident;
 
@@ -211,6 +231,7 @@ struct fgmm__cuda_backend {
     } queue;
     fgmm__cuda_model model;
     fgmm__cuda_full full;
+    fgmm__cuda_dense dense;
     fgmm__cuda_estep estep;
     fgmm__cuda_words words;
     fgmm__cuda_resident resident;
@@ -292,6 +313,17 @@ fgmm_status fgmm__cuda_end_pass(fgmm__cuda_backend *cuda, const fgmm__cuda_plan 
                                 const fgmm__cuda_pass *pass);
 /* Sets the group to the next range of components; false when there is none. Start with k_count = 0. */
 bool fgmm__cuda_next_components(const fgmm__cuda_plan *plan, int32_t k, fgmm_dense_group *group);
+
+/* cuda_dense.c: dense rows that tensor cores add, of an E-step. */
+bool fgmm__cuda_dense_serves(const fgmm__cuda_backend *cuda);
+/* Whether so many rows are dense, or as good as dense, that none need be screened. */
+bool fgmm__cuda_dense_prevails(const fgmm__cuda_backend *cuda, fgmm_sm90_range range);
+/* The breadth of components on the host, where dense rows may be added so. */
+double fgmm__cuda_breadth_of(const fgmm__cuda_backend *cuda, const fgmm_components *components);
+int64_t fgmm__cuda_dense_bytes(int32_t k, int32_t dim, int32_t chunk_quanta);
+fgmm_status fgmm__cuda_reserve_dense(fgmm__cuda_backend *cuda, int32_t chunk_quanta);
+/* Takes the rows that fp32 can hold out of the chunk's lists; their counts come home. */
+fgmm_status fgmm__cuda_add_dense_rows(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk);
 
 /* cuda_estep.c. An E-step over the model that is loaded, with the tables it needs; its grid is the caller's
  * to set. */

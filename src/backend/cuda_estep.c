@@ -140,14 +140,16 @@ fgmm_status fgmm__cuda_estep_open(fgmm__cuda_backend *cuda, fgmm_covariance shap
     e->small = !cuda->model.tied && fgmm__small_serves(cuda->model.view.form, (int32_t)moment, k, dim);
     e->stats.moment = (int32_t)moment;
     e->stats.sums = want_sums;
-    bool full = fgmm__cuda_screen_of(cuda) == FGMM_SM90_FULL,
-         scatter = want_sums && moment == FGMM_MOMENT_FULL;
-    e->plan = fgmm__cuda_plan_of(shape, k, dim, !full && (shape == FGMM_FULL || scatter), FGMM_CHUNK_QUANTA,
-                                 FGMM_CHUNKS_UNDER_WAY);
+    cuda->model.screen = fgmm__cuda_screen_of(cuda);
+    bool full = cuda->model.screen == FGMM_SM90_FULL, scatter = want_sums && moment == FGMM_MOMENT_FULL;
+    bool all_dense = !full && (shape == FGMM_FULL || scatter || fgmm__cuda_dense_prevails(cuda, range));
+    e->plan = fgmm__cuda_plan_of(shape, k, dim, all_dense, FGMM_CHUNK_QUANTA, FGMM_CHUNKS_UNDER_WAY);
     cuda->queue.begun = cuda->queue.ended = 0;
     if (!e->small) {
         FGMM_TRY(fgmm__cuda_make_tables(cuda, range));
         FGMM_TRY(fgmm__cuda_begin_pass(cuda, &e->plan));
+        if (fgmm__cuda_dense_serves(cuda))
+            FGMM_TRY(fgmm__cuda_reserve_dense(cuda, e->plan.chunk_quanta));
     }
     FGMM_TRY(take_words(cuda, cleared(moment, k, dim), &words));
     place_words(&e->stats, words, moment, k, dim);
@@ -165,6 +167,7 @@ fgmm_status fgmm__cuda_estep_begin(fgmm_backend *backend, const fgmm_components 
     if (moment == FGMM_MOMENT_SPHERICAL && components->shape != FGMM_SPHERICAL)
         FGMM_FAIL(FGMM_ERR_RUNTIME, "spherical moments are gathered for spherical components only");
     FGMM_TRY(fgmm__cuda_load_model(cuda, components));
+    cuda->model.breadth = fgmm__cuda_breadth_of(cuda, components);
     FGMM_TRY(fgmm__cuda_estep_open(cuda, components->shape, moment, want_sums,
                                    fgmm__cuda_range_of(cuda, components)));
     FGMM_TRY(put_grid(cuda, grid));
@@ -190,6 +193,11 @@ static fgmm_status add_sparse(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *
                                   multiprocessors, cuda->stream));
 cleanup:
     return status;
+}
+
+static fgmm_status add_held(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk *chunk)
+{
+    return fgmm__cuda_dense_serves(cuda) ? fgmm__cuda_add_dense_rows(cuda, chunk) : FGMM_OK;
 }
 
 /* All components once for the rows' normalisation; once more for the sums, when they did not fit the slab at
@@ -240,7 +248,8 @@ cleanup:
     return status;
 }
 
-const fgmm__cuda_pass fgmm__cuda_estep_pass = {.least = 1, .sparse = add_sparse, .dense = add_dense};
+const fgmm__cuda_pass fgmm__cuda_estep_pass = {
+    .least = 1, .sparse = add_sparse, .held = add_held, .dense = add_dense};
 
 fgmm_status fgmm__cuda_estep_tile(fgmm_backend *backend, const fgmm_tile *tile)
 {

@@ -109,6 +109,7 @@ static fgmm_status put_range(fgmm__cuda_backend *cuda, const fgmm_model *model, 
     double *low = NULL, *high = NULL;
     float *origin32 = NULL;
     int32_t none = 0;
+    cuda->resident.origin_most = 0;
     FGMM_ALLOC(low, 2 * dims, "the rows' range"); /* its opposite follows */
     FGMM_ALLOC(high, dims, "the rows' range");
     FGMM_ALLOC(origin32, dims + FGMM_SCREEN_DIMS, "the origin");
@@ -117,6 +118,7 @@ static fgmm_status put_range(fgmm__cuda_backend *cuda, const fgmm_model *model, 
         low[dims + d] = -low[d];
         high[d] = fmax(terms->max[d] - model->origin[d], 0);
         origin32[d] = (float)model->origin[d];
+        cuda->resident.origin_most = fmax(cuda->resident.origin_most, fabs(model->origin[d]));
         double bound = fgmm__power_of_two(high[d] - low[d]);
         squares += bound * bound;
     }
@@ -162,6 +164,10 @@ static fgmm_status make_mixture(fgmm__cuda_backend *cuda, int side, const fgmm_s
     cuda->words.clean = cuda->words.other != NULL;
     FGMM_LAUNCH(fgmm__launch_mstep(&r->view, &r->sides[1 - side].view, stats, &r->sides[side].view, r->home,
                                    cuda->stream));
+    if (r->may_be_dense)
+        FGMM_LAUNCH(fgmm__launch_breadth(&r->view, &r->sides[side].view,
+                                         fgmm__cuda_keep_bits(FGMM_SPHERICAL, false, r->view.k), r->home,
+                                         cuda->stream));
     FGMM_TRY(fgmm__stream_sync(cuda->stream, cuda->base.comm));
     r->sides[side].summary = *r->home;
 cleanup:
@@ -172,6 +178,15 @@ static fgmm_status check_range(const fgmm_mixture_summary *summary)
 {
     fgmm_grid grid = {.spherical_bound = summary->spherical_bound, .log_bound = summary->log_bound};
     return fgmm__grid_check(&grid);
+}
+
+/* Whether it matters how broad the mixture is. Of few rows, not even to time. */
+static bool may_be_dense(const fgmm__cuda_backend *cuda, const fgmm__cuda_resident *r, int64_t rows)
+{
+    const int64_t few = 64 * FGMM_QUANTUM;
+    fgmm_model_view view = {.form = r->view.form, .hard = r->view.hard, .k = r->view.k, .dim = r->view.dim};
+    return cuda->hopper && rows > few &&
+           fgmm__sm90_dense_serves(&view, fgmm__sm90_serves(view.form, false, view.k, view.dim));
 }
 
 static fgmm_status load(fgmm_backend *backend, const fgmm_model *model, const fgmm_em_terms *terms)
@@ -187,6 +202,7 @@ static fgmm_status load(fgmm_backend *backend, const fgmm_model *model, const fg
                                 .dim = model->dim,
                                 .reg_covar = terms->reg_covar,
                                 .starved_rows = FGMM_STARVED_ROWS};
+    r->may_be_dense = may_be_dense(cuda, r, terms->rows);
     r->moment = hard                             ? FGMM_MOMENT_NONE
                 : r->view.form == FGMM_FORM_DIAG ? FGMM_MOMENT_DIAG
                                                  : FGMM_MOMENT_SPHERICAL;
@@ -219,7 +235,10 @@ static fgmm_status begin(fgmm_backend *backend)
     fgmm__cuda_resident *r = &cuda->resident;
     const fgmm_mixture_view *mixture = &r->sides[r->now].view;
     const fgmm_mixture_summary *known = &r->sides[r->now].summary;
-    cuda->model = (fgmm__cuda_model){.origin = (double *)r->view.origin, .origin32 = r->origin32};
+    cuda->model = (fgmm__cuda_model){.origin = (double *)r->view.origin,
+                                     .origin32 = r->origin32,
+                                     .origin_most = r->origin_most,
+                                     .breadth = known->breadth};
     cuda->model.view =
         (fgmm_model_view){.form = r->view.form,
                           .hard = r->view.hard,
@@ -248,6 +267,8 @@ static fgmm_status maximise_alone(fgmm__cuda_backend *cuda)
     fgmm__cuda_estep *e = &cuda->estep;
     int next = 1 - cuda->resident.now;
     cuda->resident.view.rows = e->rows;
+    if (e->plan.all_dense)
+        FGMM_TRY(fgmm__cuda_end_pass(cuda, &e->plan, &fgmm__cuda_estep_pass));
     FGMM_TRY(make_mixture(cuda, next, &e->stats));
     if (fgmm__cuda_dense_left(cuda, &e->plan)) {
         FGMM_TRY(fgmm__cuda_end_pass(cuda, &e->plan, &fgmm__cuda_estep_pass));

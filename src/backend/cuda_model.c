@@ -80,8 +80,10 @@ static fgmm_status put_origin(fgmm__cuda_backend *cuda, const fgmm_components *c
     size_t padded = (size_t)pad(c->dim, FGMM_SCREEN_DIMS);
     float *rounded = NULL;
     FGMM_ALLOC(rounded, padded, "the origin");
-    for (int32_t d = 0; d < c->dim; d++)
+    for (int32_t d = 0; d < c->dim; d++) {
         rounded[d] = (float)c->origin[d];
+        model->origin_most = fmax(model->origin_most, fabs(c->origin[d]));
+    }
     FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_ORIGIN, c->origin, (size_t)c->dim * sizeof(double), &model->origin));
     FGMM_TRY(fgmm__cuda_put(cuda, BUFFER_ORIGIN32, rounded, padded * sizeof(float), &model->origin32));
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_ZEROS, padded * sizeof(double), &model->zeros));
@@ -143,6 +145,7 @@ fgmm_sm90_range fgmm__cuda_range(double spread, double factor, double offset, do
         .spread = spread > 0 ? exp2(ceil(log2(spread))) : 1,
         .factor = live > 0 ? fmin(factor, exp2(factor_logs / live + 18)) : 1,
         .offset = offset,
+        .narrow = live > 0 ? factor / exp2(factor_logs / live) : 1,
     };
 }
 
@@ -218,6 +221,7 @@ fgmm_sm90_range fgmm__cuda_range_of(const fgmm__cuda_backend *cuda, const fgmm_c
 fgmm_status fgmm__cuda_make_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range range)
 {
     cuda->model.screen = fgmm__cuda_screen_of(cuda);
+    cuda->model.range = range;
     if (cuda->model.screen == FGMM_SM90_FULL)
         return fgmm__cuda_make_full_tables(cuda, range);
     if (cuda->model.screen == FGMM_SM90_NARROW)

@@ -176,6 +176,7 @@ static fgmm_status end_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *pl
 {
     fgmm_status status = FGMM_OK;
     const int32_t *counts = chunk->dense.home_counts;
+    bool any = false;
     fgmm_dense_group group = {
         .lists = chunk->dense,
         .slab = cuda->buffers[BUFFER_SLAB].pointer,
@@ -186,6 +187,10 @@ static fgmm_status end_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_plan *pl
         .top_component = cuda->buffers[BUFFER_TOP_COMPONENT].pointer,
     };
     FGMM_TRY(fgmm__gpu_event_wait(cuda->counts_ready[chunk->slot], cuda->base.comm));
+    for (int32_t q = 0; q < quanta_of(chunk); q++)
+        any = any || counts[q] > 0;
+    if (any && pass->held != NULL)
+        FGMM_TRY(pass->held(cuda, chunk));
     for (int32_t q = 0; q < quanta_of(chunk); q++) {
         if (counts[q] > 0) {
             group.quantum[group.quanta++] = (int16_t)q;

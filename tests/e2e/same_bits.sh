@@ -57,6 +57,8 @@ agrees f16 "synth:n=9001,d=40,k=8,seed=3,dtype=f16" -k 9 --covariance full
 # Many components: enough for every kernel there is.
 agrees large_k "synth:n=20000,d=64,k=300,seed=5,dtype=f16,spread=0.4" -k 300 --init random
 agrees large_k_kmeans "synth:n=20000,d=128,k=300,seed=5,dtype=u8,spread=0.4" -k 300 --init random --algorithm kmeans
+# All of them near every row.
+agrees broad "synth:n=20000,d=64,k=300,seed=5,dtype=f16,spread=2" -k 300 --init random
 
 # The comparison sees a difference where there is one.
 "$FGMM" fit "$passages" -k 20 --max-iter $iterations --tol 0 --seed 1 -q -o other.h5

@@ -401,6 +401,82 @@ static void sums_equal_the_definition(void **state)
     }
 }
 
+/* Frobenius norm of a - b over that of the sums of absolute contributions. */
+static double contract(const double *a, const double *b, const double *absolute, size_t n)
+{
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += (a[i] - b[i]) * (a[i] - b[i]);
+        size += absolute[i] * absolute[i];
+    }
+    return sqrt(difference / size);
+}
+
+/* Rows that nearly all components share, some of which tensor cores add: within the program's promise of
+ * float64. */
+static void keeps_the_promise(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double sigma, bool alike,
+                              double far)
+{
+    const double base = sqrt(0.5 * 1.4426950408889634) / sigma;
+    size_t values = (size_t)k * (size_t)dim;
+    fgmm_test_rows *rows = fgmm_test_rows_create(dtype, n, k, dim, sigma);
+    fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, false, k, dim, dtype, sigma);
+    fgmm_grid *grid = NULL;
+    double *absolute = zeros(values);
+    for (int32_t j = 0; alike && j < k; j++)
+        c->factors[j] = 0.9 * base + 0.1 * c->factors[j];
+    for (int32_t d = 0; d < dim; d++) /* rows and means stay where they are */
+        c->origin[d] += far;
+    for (size_t i = 0; i < values; i++)
+        c->means[i] -= far;
+    succeed(fgmm__grid_create(rows->n, rows->min, rows->max, c, &grid), "grid");
+    fgmm_stats *stats = run(fgmm_test_cuda(), rows, c, grid, FGMM_MOMENT_SPHERICAL, true, 0);
+    sums got = decode(stats, grid), expected = definition(rows, c);
+    for (int32_t j = 0; j < k; j++) /* about as large */
+        for (int32_t d = 0; d < dim; d++)
+            absolute[(size_t)j * (size_t)dim + (size_t)d] =
+                expected.n[j] * (fabs(c->means[(size_t)j * (size_t)dim + (size_t)d]) + sigma);
+    double log = fabs(got.log / expected.log - 1), of_n = contract(got.n, expected.n, expected.n, (size_t)k),
+           of_s = contract(got.s, expected.s, absolute, values),
+           of_q = contract(got.q, expected.q, expected.q, (size_t)k);
+    bool kept = log <= 1e-6 && of_n <= 1e-5 && of_s <= 1e-5 && of_q <= 1e-5;
+    if (!kept)
+        print_error("%s n=%ld k=%d d=%d sigma %g%s far %g: log %.2g n %.2g s %.2g q %.2g\n",
+                    fgmm_dtype_name(dtype), (long)n, k, dim, sigma, alike ? " alike" : "", far, log, of_n,
+                    of_s, of_q);
+    assert_true(kept);
+    assert_true(got.pairs >= n && got.pairs <= n * k);
+    free(absolute);
+    sums_free(&got);
+    sums_free(&expected);
+    fgmm__stats_destroy(stats);
+    fgmm__grid_destroy(grid);
+    fgmm__components_destroy(c);
+    fgmm_test_rows_destroy(rows);
+}
+
+static void broad_mixtures_keep_the_promise(void **state)
+{
+    (void)state;
+    const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8, FGMM_I8};
+    const int32_t widths[] = {33, 64, 100, 128};
+    for (int t = 0; t < 4; t++)
+        for (int w = 0; w < 4; w++) {
+            keeps_the_promise(types[t], 1100, 257, widths[w], 15, true, 0);
+            keeps_the_promise(types[t], 1100, 257, widths[w], 60, false, 0);
+        }
+    const double sigmas[] = {3, 5, 7, 9, 20, 60}; /* from sparse rows over both to dense ones */
+    for (size_t i = 0; i < sizeof sigmas / sizeof *sigmas; i++) {
+        keeps_the_promise(FGMM_F32, 1030, 600, 128, sigmas[i], i % 2 == 0, 0);
+        keeps_the_promise(FGMM_F16, 1500, 256, 50, sigmas[i], i % 2 == 1, 0);
+    }
+    keeps_the_promise(FGMM_F32, 600, 2048, 40, 15, true, 0);
+    keeps_the_promise(FGMM_F32, 600, 2049, 40, 15, true, 0);   /* more than a cluster holds */
+    keeps_the_promise(FGMM_F32, 1100, 300, 64, 15, true, 300); /* terms too large for fp32 */
+    keeps_the_promise(FGMM_F16, 1100, 300, 64, 15, true, 300);
+    keeps_the_promise(FGMM_F32, 10000, 256, 33, 12, true, 0); /* some rows of each quantum */
+}
+
 /* Components at rows of the data, with a third of its spread: overlapping where the data are dense. */
 static fgmm_components *components_of_rows(const fgmm_test_rows *rows, fgmm_covariance shape, int32_t k)
 {
@@ -527,6 +603,7 @@ static void tiles_do_not_change_a_bit(void **state)
         same_bits(7 * FGMM_QUANTUM + 300, 300, 140, FGMM_SPHERICAL, false, sigmas[i]);
         same_bits(7 * FGMM_QUANTUM + 300, 300, 40, FGMM_TIED, false, sigmas[i]);
         same_bits(3 * FGMM_QUANTUM + 300, 150, 33, FGMM_FULL, false, sigmas[i]);
+        same_bits(7 * FGMM_QUANTUM + 300, 300, 70, FGMM_SPHERICAL, false, sigmas[i]);
     }
     same_bits(140 * FGMM_QUANTUM + 1, 90, 3, FGMM_SPHERICAL, false, 9);
 }
@@ -597,6 +674,7 @@ static int cases(void)
         cmocka_unit_test(every_element_type_is_read),
         cmocka_unit_test(any_moment_goes_with_nearest_means),
         cmocka_unit_test(stretched_components_agree_with_the_twin),
+        cmocka_unit_test(broad_mixtures_keep_the_promise),
         cmocka_unit_test(broad_and_narrow_mixtures_agree),
         cmocka_unit_test(more_components_than_the_slab_holds),
         cmocka_unit_test(several_chunks_a_tile),
