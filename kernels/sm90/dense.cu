@@ -20,6 +20,7 @@
 #include "kernels/ptx/math.cuh"
 #include "kernels/ptx/registers.cuh"
 #include "kernels/ptx/wgmma.cuh"
+#include "kernels/sm90/dense_quantum.cuh"
 #include "kernels/sm90/dense_shape.cuh"
 #include "kernels/sm90/ring.cuh"
 
@@ -190,28 +191,14 @@ __device__ void join_sums(DenseShared<Shape> &shared, const fgmm_sm90_dense &den
 
 typedef float DenseLogs[32]; /* of a thread: [8 rows][component][2] */
 
-/* A thread's part of a quantum's sums: of components lane / 4 and lane / 4 + 8 of its warp's 16. */
-template <class Shape> struct QuantumSums {
-    float y[Shape::kSums]; /* [8 dimensions][component][2]: of responsibility times row */
-    float n[2], square[2]; /* of this thread's rows: responsibilities, times |y|^2 */
-
-    __device__ __forceinline__ QuantumSums() { clear(); }
-    __device__ __forceinline__ void clear()
-    {
-#pragma unroll
-        for (int i = 0; i < Shape::kSums; i++)
-            y[i] = 0;
-        n[0] = n[1] = square[0] = square[1] = 0;
-    }
-};
-
 /* Begins s = l' * gain but for the terms that need no product. */
 template <class Shape>
 __device__ __forceinline__ void multiply(DenseLogs &s, const unsigned char *means, const unsigned char *tile)
 {
     auto add = [&](int mean_part, int row_part, bool first) {
-        const uint64_t a = ptx::operand(means + mean_part * Shape::kHalves * Shape::kPanel),
-                       b = ptx::operand(tile + row_part * Shape::kHalves * Shape::kPanel);
+        uint64_t a = ptx::operand(means + mean_part * Shape::kHalves * Shape::kPanel);
+        const uint64_t b = ptx::operand(tile + row_part * Shape::kHalves * Shape::kPanel);
+        asm volatile("" : "+l"(a)); /* or operands of all steps wait in registers from tile to tile */
 #pragma unroll
         for (int step = 0; step < Shape::kHalves * 4; step++) {
             const int at = step / 4 * Shape::kPanel + step % 4 * 32;
@@ -342,65 +329,6 @@ __device__ __forceinline__ void accumulate(float (&y)[Shape::kSums], const Respo
     ptx::wgmma_commit();
 }
 
-/* Rounds a quantum's sums to the grid. They go through shared memory, four components at a time, so
- * that a lane has dimensions lane, lane + 32 and so on, and 32 atomics are 8 sectors. first: of the warp's 16
- * components. */
-template <class Shape>
-__device__ __forceinline__ void flush(const QuantumSums<Shape> &sums, float (&scratch)[4][Shape::kPitch],
-                                      const fgmm_row_view &rows, const fgmm_model_view &model,
-                                      const fgmm_sm90_dense &dense, const fgmm_stats_view &stats, int first)
-{
-    constexpr int kDims = Shape::kHalves * 64 / kWarp; /* of a lane */
-    const int lane = threadIdx.x % kWarp;
-    const double per_row = 1 / (static_cast<double>(kWhole) * dense.scale);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float n = sums.n[h], square = sums.square[h];
-#pragma unroll
-        for (int step = 1; step <= 2; step *= 2) {
-            n += __shfl_xor_sync(kWholeWarp, n, step);
-            square += __shfl_xor_sync(kWholeWarp, square, step);
-        }
-#pragma unroll
-        for (int part = 0; part < 2; part++) {
-            __syncwarp();
-            if (lane / 16 == part)
-#pragma unroll
-                for (int j = 0; j < Shape::kSums / 4; j++)
-                    *reinterpret_cast<float2 *>(&scratch[lane / 4 % 4][8 * j + lane % 4 * 2]) =
-                        make_float2(sums.y[4 * j + 2 * h], sums.y[4 * j + 2 * h + 1]);
-            __syncwarp();
-#pragma unroll 1
-            for (int i = 0; i < 4; i++) {
-                const int k = first + 8 * h + 4 * part + i;
-                const double weight = __shfl_sync(kWholeWarp, n, 16 * part + 4 * i) * (1.0 / kWhole),
-                             squares = __shfl_sync(kWholeWarp, square, 16 * part + 4 * i);
-                if (k >= model.k)
-                    continue;
-                double second = 0; /* of sum r |x - m|^2: what is not sum r |x'|^2 */
-#pragma unroll
-                for (int e = 0; e < kDims; e++) {
-                    const int d = lane + e * kWarp;
-                    if (d >= rows.dim)
-                        continue;
-                    const int64_t at = static_cast<int64_t>(k) * rows.dim + d;
-                    const double further = rows.origin[d] - dense.pivot[d], mean = model.mean[at] + further,
-                                 sum = scratch[i][d] * per_row;
-                    second += mean * (weight * mean - 2 * sum);
-                    add_fixed(&stats.s[at], (sum - weight * further) * (stats.inverse_bound[d] * stats.one));
-                }
-                second = warp_sum(second) + squares * per_row / dense.scale;
-                if (lane != 0)
-                    continue;
-                add_fixed(&stats.n[k], weight * stats.one);
-                if (stats.moment == FGMM_KERNEL_MOMENT_SPHERICAL)
-                    add_fixed2(&stats.q_high[k], &stats.q_low[k],
-                               second * (stats.inverse_spherical_bound * stats.one), stats.one);
-            }
-        }
-    }
-}
-
 template <class Shape> struct Consumer {
     DenseShared<Shape> &shared;
     const unsigned char *means; /* of this group's components */
@@ -423,35 +351,39 @@ template <class Shape> struct Consumer {
     {
         return reinterpret_cast<const float4 *>(shared.tile[slot] + Shape::kTileRows) + lane % 4;
     }
-    __device__ __forceinline__ void begin(DenseLogs &s, const Ring &ring) const
+    /* Where the block's n-th tile is. */
+    __device__ __forceinline__ int slot(unsigned n) const { return n % Shape::kStages; }
+    __device__ __forceinline__ void begin(DenseLogs &s, unsigned n) const
     {
-        ptx::barrier_wait(&shared.tile_full[ring.slot], ring.phase);
+        ptx::barrier_wait(&shared.tile_full[slot(n)], n / Shape::kStages % 2);
         ptx::pin(s);
         ptx::wgmma_fence();
-        multiply<Shape>(s, means, shared.tile[uniform(ring.slot)]);
+        multiply<Shape>(s, means, shared.tile[uniform(slot(n))]);
     }
     /* A tile's p, when its product is done, and their sums on their way. */
-    __device__ __forceinline__ void offer(DenseLogs &s, DenseLogs &p, int slot) const
+    __device__ __forceinline__ void offer(DenseLogs &s, DenseLogs &p, unsigned n) const
     {
         ptx::pin(s);
-        exponentiate(s, p, constants(slot), component, unit);
+        exponentiate(s, p, constants(slot(n)), component, unit);
         sum_over_components(p, shared.part[warp]);
         ptx::barrier_arrive_warp(&shared.parts_full);
     }
     /* Begins a tile's sums, when those of all blocks have come. */
     __device__ __forceinline__ int answer(const DenseLogs &p, Responsibilities &r, QuantumSums<Shape> &sums,
-                                          int slot, uint32_t phase) const
+                                          unsigned n) const
     {
-        ptx::barrier_wait(&shared.inverse_full, phase);
-        const int kept = respond(p, r, sums, constants(slot), shared.inverse + lane % 4, least);
+        ptx::barrier_wait(&shared.inverse_full, n % 2);
+        const int kept = respond(p, r, sums, constants(slot(n)), shared.inverse + lane % 4, least);
         ptx::pin(sums.y);
         ptx::wgmma_fence();
-        accumulate<Shape>(sums.y, r, shared.tile[uniform(slot)]);
+        accumulate<Shape>(sums.y, r, shared.tile[uniform(slot(n))]);
         return kept;
     }
-    __device__ __forceinline__ void release(int slot) const
+    __device__ __forceinline__ void finish(QuantumSums<Shape> &sums, unsigned n) const
     {
-        ptx::barrier_arrive_warp(&shared.tile_empty[slot]);
+        ptx::wgmma_wait();
+        ptx::pin(sums.y);
+        ptx::barrier_arrive_warp(&shared.tile_empty[slot(n)]);
     }
 };
 
@@ -466,35 +398,26 @@ __device__ void sum_rows(DenseShared<Shape> &shared, const fgmm_row_view &view, 
     if (!walk.more())
         return;
     int kept = 0;
-    Ring ring, ahead;
-    uint32_t phase = 0;
     QuantumSums<Shape> sums;
     DenseLogs s, p;
     ptx::barrier_wait(&shared.means_full, 0);
-    me.begin(s, ring);
+    me.begin(s, 0);
     ptx::wgmma_wait();
-    me.offer(s, p, ring.slot);
-    for (;;) {
+    me.offer(s, p, 0);
+    for (unsigned n = 0;; n++) {
         Responsibilities r;
         const bool last = walk.last_of_quantum();
         walk.next();
-        ahead.next(Shape::kStages);
-        if (!walk.more()) {
-            kept += me.answer(p, r, sums, ring.slot, phase);
-            ptx::wgmma_wait();
-            ptx::pin(sums.y);
-            me.release(ring.slot);
-        } else {
-            me.begin(s, ahead);
-            kept += me.answer(p, r, sums, ring.slot, phase);
+        if (walk.more()) {
+            me.begin(s, n + 1);
+            kept += me.answer(p, r, sums, n);
             ptx::wgmma_wait_but_one();
-            me.offer(s, p, ahead.slot);
-            ptx::wgmma_wait();
-            ptx::pin(sums.y);
-            me.release(ring.slot);
+            me.offer(s, p, n + 1);
+            me.finish(sums, n); /* in each branch: no product is under way across one */
+        } else {
+            kept += me.answer(p, r, sums, n);
+            me.finish(sums, n);
         }
-        phase ^= 1;
-        ring = ahead;
         if (last && stats.sums)
             flush(sums, shared.scratch[me.warp], view, model, dense, stats, first);
         if (!walk.more())

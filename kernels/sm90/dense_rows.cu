@@ -7,6 +7,7 @@
 #include "kernels/generic/warp.cuh"
 #include "kernels/sm90/columns.cuh"
 #include "kernels/sm90/dense_shape.cuh"
+#include "kernels/sm90/packed.cuh"
 
 namespace fgmm
 {
@@ -52,13 +53,17 @@ template <typename T> struct Reader {
         for (int e = 0; e < 8; e++)
             shift[e] = d0 + e < rows.dim ? -scale * dense.pivot[d0 + e] : 0.0f;
     }
-    __device__ __forceinline__ Octet<T> load(int row) const
+    __device__ __forceinline__ Packed<T> load(int row) const
     {
-        return load_octet(row_of<T>(rows, row), d0, rows.dim, whole);
+        const T *values = row_of<T>(rows, row);
+        return whole && d0 < rows.dim ? load_packed<true>(values, d0, rows.dim)
+                                      : load_packed<false>(values, d0, rows.dim);
     }
-    __device__ __forceinline__ float value(const Octet<T> &octet, int e) const
+    /* Elements 2i and 2i + 1. */
+    __device__ __forceinline__ float2 pair(const Packed<T> &octet, int i) const
     {
-        return fmaf(to_float(octet.value[e]), scale, shift[e]);
+        const float2 stored = octet.pair(i);
+        return make_float2(fmaf(stored.x, scale, shift[2 * i]), fmaf(stored.y, scale, shift[2 * i + 1]));
     }
 };
 
@@ -68,7 +73,7 @@ __device__ void measure(Quantum &quantum, const Reader<T> &reader, int count, co
     const int first = threadIdx.x / kRowLanes;
     for (int base = 0; base < count; base += kRowsAtOnce * kUnder) {
         const int i0 = base + first;
-        Octet<T> octet[kUnder];
+        Packed<T> octet[kUnder];
 #pragma unroll
         for (int u = 0; u < kUnder; u++)
             octet[u] = reader.load(quantum.row[min(i0 + u * kRowsAtOnce, count - 1)]);
@@ -76,9 +81,9 @@ __device__ void measure(Quantum &quantum, const Reader<T> &reader, int count, co
         for (int u = 0; u < kUnder; u++) {
             float square = 0;
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                const float y = reader.value(octet[u], e);
-                square = fmaf(y, y, square);
+            for (int e = 0; e < 4; e++) {
+                const float2 y = reader.pair(octet[u], e);
+                square = fmaf(y.y, y.y, fmaf(y.x, y.x, square));
             }
 #pragma unroll
             for (int step = kRowLanes / 2; step > 0; step /= 2)
@@ -122,6 +127,24 @@ __device__ int part_rows(Quantum &quantum, int count, int32_t *others)
     return held;
 }
 
+/* A lane's eight dimensions of a row as halves, one part after the other; zeros where there is no row. */
+template <typename T, int kParts>
+__device__ __forceinline__ void split_octet(const Reader<T> &reader, const Packed<T> &octet, bool exists,
+                                            uint32_t (&packed)[kParts][4])
+{
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const float2 y = exists ? reader.pair(octet, e) : make_float2(0.0f, 0.0f);
+        const __half2 high = __floats2half2_rn(y.x, y.y);
+        memcpy(&packed[0][e], &high, sizeof high);
+        if constexpr (kParts == 2) {
+            const float2 held = __half22float2(high);
+            const __half2 low = __floats2half2_rn(y.x - held.x, y.y - held.y);
+            memcpy(&packed[1][e], &low, sizeof low);
+        }
+    }
+}
+
 template <typename T, int kParts>
 __device__ void convert(const Quantum &quantum, const Reader<T> &reader, int held, int halves,
                         unsigned char *tiles)
@@ -129,34 +152,32 @@ __device__ void convert(const Quantum &quantum, const Reader<T> &reader, int hel
     const int panel = 64 * 64; /* halves */
     const int tile_rows = kParts * halves * panel * 2, tile_bytes = tile_rows + FGMM_DENSE_ROWS * 8;
     const int rows = (held + FGMM_DENSE_ROWS - 1) / FGMM_DENSE_ROWS * FGMM_DENSE_ROWS;
-    const bool inside = reader.d0 < halves * 64;
-#pragma unroll kUnder
-    for (int n = threadIdx.x / kRowLanes; n < rows; n += kRowsAtOnce) {
-        unsigned char *tile = tiles + static_cast<int64_t>(n / FGMM_DENSE_ROWS) * tile_bytes;
-        const int in_tile = n % FGMM_DENSE_ROWS, i = quantum.place[min(n, held - 1)];
-        const Octet<T> octet = reader.load(quantum.row[i]);
-        uint32_t packed[kParts][4];
+    for (int n0 = threadIdx.x / kRowLanes; n0 < rows; n0 += kRowsAtOnce * kUnder) {
+        Packed<T> octet[kUnder];
 #pragma unroll
-        for (int e = 0; e < 8; e += 2) {
-            const float a = n < held ? reader.value(octet, e) : 0.0f,
-                        b = n < held ? reader.value(octet, e + 1) : 0.0f;
-            const __half2 high = __floats2half2_rn(a, b);
-            memcpy(&packed[0][e / 2], &high, sizeof high);
-            if constexpr (kParts == 2) {
-                const float2 held_part = __half22float2(high);
-                const __half2 low = __floats2half2_rn(a - held_part.x, b - held_part.y);
-                memcpy(&packed[1][e / 2], &low, sizeof low);
-            }
-        }
-        if (inside)
+        for (int u = 0; u < kUnder; u++)
+            octet[u] = reader.load(quantum.row[quantum.place[min(n0 + u * kRowsAtOnce, held - 1)]]);
 #pragma unroll
-            for (int part = 0; part < kParts; part++)
-                *reinterpret_cast<uint4 *>(reinterpret_cast<__half *>(tile) + part * halves * panel +
-                                           swizzled(in_tile, reader.d0, FGMM_DENSE_ROWS)) =
-                    make_uint4(packed[part][0], packed[part][1], packed[part][2], packed[part][3]);
-        if (reader.d0 == 0) /* places without a row: no component is likely */
+        for (int u = 0; u < kUnder; u++) {
+            const int n = n0 + u * kRowsAtOnce, in_tile = n % FGMM_DENSE_ROWS;
+            if (n >= rows)
+                continue;
+            const bool exists = n < held;
+            uint32_t packed[kParts][4];
+            split_octet<T, kParts>(reader, octet[u], exists, packed);
+            unsigned char *tile = tiles + static_cast<int64_t>(n / FGMM_DENSE_ROWS) * tile_bytes;
+            if (reader.d0 < halves * 64)
+#pragma unroll
+                for (int part = 0; part < kParts; part++)
+                    *reinterpret_cast<uint4 *>(reinterpret_cast<__half *>(tile) + part * halves * panel +
+                                               swizzled(in_tile, reader.d0, FGMM_DENSE_ROWS)) =
+                        make_uint4(packed[part][0], packed[part][1], packed[part][2], packed[part][3]);
+            if (reader.d0 != 0)
+                continue;
+            const int i = quantum.place[min(n, held - 1)]; /* places without a row: no component is likely */
             reinterpret_cast<float2 *>(tile + tile_rows)[in_tile] =
-                n < held ? make_float2(quantum.square[i], -quantum.middle[i]) : make_float2(0.0f, -1e30f);
+                exists ? make_float2(quantum.square[i], -quantum.middle[i]) : make_float2(0.0f, -1e30f);
+        }
     }
 }
 

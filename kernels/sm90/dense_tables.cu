@@ -13,7 +13,7 @@ namespace fgmm
 namespace
 {
 
-constexpr int kWarps = 8, kPartComponents = 64;
+constexpr int kWarps = 16, kPartComponents = 64;
 
 /* Where squared lengths are taken from: for rows that one half holds as they are, a point that keeps them so.
  */
@@ -133,6 +133,7 @@ __device__ double block_max(double value)
 __global__ void __launch_bounds__(kFinishThreads) finish_tables(fgmm_model_view model, fgmm_sm90_dense dense)
 {
     double live = 0, factor = 0, offset = 0, slope = 0, largest = 0, mean = 0;
+#pragma unroll 8
     for (int part = 0; part < dense.blocks * (FGMM_DENSE_COMPONENTS / kPartComponents); part++) {
         live += dense.parts[part].live;
         factor += dense.parts[part].factor;
