@@ -9,6 +9,7 @@
 
 #include <float.h>
 #include "kernels/generic/traits.cuh"
+#include "kernels/ptx/store.cuh"
 
 namespace fgmm
 {
@@ -182,11 +183,11 @@ __device__ __forceinline__ void append(RowLists &lists, RowState (&row)[2], cons
                 make_room(lists, row[h], h, span);
     }
 #pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (columns[h] != 0 && most[h] > row[h].threshold) {
-            *place_of(lists, h, count_of(lists, h)) = record_of(columns[h], tile, most[h]);
-            lists.counts += 1u << (16 * h);
-        }
+    for (int h = 0; h < 2; h++) {
+        const bool noted = columns[h] != 0 && most[h] > row[h].threshold;
+        ptx::store_if(noted, place_of(lists, h, count_of(lists, h)), record_of(columns[h], tile, most[h]));
+        lists.counts += noted ? 1u << (16 * h) : 0;
+    }
 }
 
 /* A tile's sums to records; width[h]: how far the sums of row h can be above the exact values, and keep_bits.
@@ -218,31 +219,51 @@ __device__ __forceinline__ int quad_sum(int value, int *before)
     return sum;
 }
 
-/* The lane's records of row h to candidates. Returns how many the row has: FGMM_DENSE_ROW if they do not fit
- * or the row was given up. unit: bits of log2-density that 1 of the sums stands for. */
-__device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int h, float unit)
-{
-    constexpr int kAtATime = 4;
+/* What a lane holds of one row. */
+struct LaneRecords {
     Record record[kLaneRecords];
-    const int held = count_of(lists, h);
+    int held;
+};
+constexpr int kRecordsAtATime = 4;
+
+/* Records are looked at a few at a time, where any lane has one of them. */
+__device__ __forceinline__ bool few_begin(int i)
+{
+    return i % kRecordsAtATime == 0;
+}
+
+/* Reads a lane's records of row h; those that it does not have are empty. */
+__device__ __forceinline__ void read_records(const RowLists &lists, int h, LaneRecords &lane)
+{
+    lane.held = count_of(lists, h);
+#pragma unroll
+    for (int i = 0; i < kLaneRecords; i++)
+        lane.record[i] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < kLaneRecords; i++) {
+        if (few_begin(i) && !__any_sync(kWholeWarp, lane.held > i))
+            break;
+        if (i < lane.held)
+            lane.record[i] = *place_of(lists, h, i);
+    }
+}
+
+/* A lane's records of row h to candidates, when all of the quad have been read. Returns how many the row has:
+ * FGMM_DENSE_ROW if they do not fit or the row was given up. unit: bits of log2-density that 1 of the sums
+ * stands for. */
+__device__ __forceinline__ int expand(const RowLists &lists, LaneRecords &lane, const RowState &row, int h,
+                                      float unit)
+{
     int mine = 0, before;
 #pragma unroll
     for (int i = 0; i < kLaneRecords; i++) {
-        record[i] = {0, 0};
-        if (i % kAtATime == 0 && !__any_sync(kWholeWarp, held > i))
+        if (few_begin(i) && !__any_sync(kWholeWarp, lane.held > i))
             break;
-        if (i < held)
-            record[i] = *place_of(lists, h, i);
+        if (!(upper_of(lane.record[i]) >= row.threshold))
+            lane.record[i].x = 0;
+        mine += __popc(lane.record[i].x);
     }
-#pragma unroll
-    for (int i = 0; i < kLaneRecords; i++) {
-        if (i % kAtATime == 0 && !__any_sync(kWholeWarp, held > i))
-            break;
-        if (!(upper_of(record[i]) >= row.threshold))
-            record[i].x = 0;
-        mine += __popc(record[i].x);
-    }
-    const int count = quad_sum(mine, &before); /* all records have been read */
+    const int count = quad_sum(mine, &before);
     const bool complete = row.threshold <= row.sure;
     int incomplete;
     if (quad_sum(!complete, &incomplete) + (count > FGMM_CANDIDATES) != 0)
@@ -250,27 +271,31 @@ __device__ __forceinline__ int expand(RowLists &lists, const RowState &row, int 
     fgmm_candidate *at = lists.entries + (lists.row + 8 * h) * FGMM_CANDIDATES + before;
 #pragma unroll
     for (int i = 0; i < kLaneRecords; i++) {
-        if (i % kAtATime == 0 && held <= i)
+        if (few_begin(i) && lane.held <= i)
             break;
-        for (unsigned left = record[i].x; left != 0;) {
+        for (unsigned left = lane.record[i].x; left != 0;) {
             const int bit = __clz(left); /* 2j + c: column 8j + 2 lane + c */
             left &= ~(0x80000000u >> bit);
-            const int tile = static_cast<int>(record[i].y >> kUpperBits), lane = threadIdx.x % 4;
-            *reinterpret_cast<int2 *>(at++) = make_int2(tile * 128 + 4 * bit - 3 * (bit & 1) + 2 * lane,
-                                                        __float_as_int(upper_of(record[i]) * unit));
+            const int tile = static_cast<int>(lane.record[i].y >> kUpperBits), place = threadIdx.x % 4;
+            *reinterpret_cast<int2 *>(at++) = make_int2(tile * 128 + 4 * bit - 3 * (bit & 1) + 2 * place,
+                                                        __float_as_int(upper_of(lane.record[i]) * unit));
         }
     }
     return count;
 }
 
 /* Turns records into lists and writes the counts; rows past the first `rows` have none. A row with fewer than
- * `least` candidates is dense. */
-__device__ __forceinline__ void close_lists(RowLists &lists, const RowState (&row)[2], int32_t *counts,
+ * `least` candidates is dense. Both rows' records are on their way together. */
+__device__ __forceinline__ void close_lists(const RowLists &lists, const RowState (&row)[2], int32_t *counts,
                                             int rows, int least, float unit)
 {
+    LaneRecords lane[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        read_records(lists, h, lane[h]);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int count = expand(lists, row[h], h, unit), number = lists.row + 8 * h;
+        const int count = expand(lists, lane[h], row[h], h, unit), number = lists.row + 8 * h;
         if (threadIdx.x % 4 == 0 && number < rows)
             counts[number] = count < least ? FGMM_DENSE_ROW : count;
     }

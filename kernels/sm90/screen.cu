@@ -9,8 +9,8 @@
  * the largest lower bound; pairs.cu, sums.cu and select.cu compute those few in float64. On real rows the
  * bounds are a fraction of a bit apart.
  *
- * Roles: three consumer warpgroups, each with 64 rows of the block's row tile; a warp that feeds component
- * tiles by bulk copies; for each consumer group a warp that converts its next rows to fp16. */
+ * Roles: consumer warpgroups, each with 64 rows of the block's row tile; a warp that feeds component tiles by
+ * bulk copies; warps that convert the next rows to fp16. */
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <float.h>
@@ -38,32 +38,47 @@ template <class Shape> struct ScreenShared {
     float square[Shape::kRowTiles][Shape::kRows]; /* |y|^2; infinity: not to be screened */
     uint64_t record_full[Shape::kStages], record_empty[Shape::kStages];
     uint64_t rows_full[Shape::kRowTiles][Shape::kGroups], rows_empty[Shape::kRowTiles][Shape::kGroups];
+    uint64_t turn[Shape::kGroups]; /* to multiply */
 };
 
-/* How converter warps cut the rows: a row is shared by kLanes lanes of 8 dimensions, and a batch is what a
- * warp has on its way at a time, kBatch rows a thread. kWhole: as in load_octet. */
+/* How converter warps cut the rows: a row is shared by kLanes lanes of 8 dimensions; a batch is what a warp
+ * hands over at a time, kBatch rows a thread, in two parts: the next part is on its way from memory while one
+ * is converted. kWhole: as in load_octet. */
 template <class Shape, typename T, bool kWhole> struct Conversion {
     static constexpr int kLanes = Shape::kHalves * 8;
-    static constexpr int kStep = kWarp / kLanes;                        /* rows at a time */
-    static constexpr int kBatch = !kWhole ? 2 : sizeof(T) == 4 ? 4 : 8; /* 32 registers at most */
-    static constexpr int kGroupBatches = Shape::kGroupRows / (kStep * kBatch);
+    static constexpr int kStep = kWarp / kLanes; /* rows at a time */
+    static constexpr int kBatch = !kWhole ? 2 : sizeof(T) == 4 || kLanes == 8 ? 4 : 8;
+    static constexpr int kPart = kBatch / 2;
+    static constexpr int kBatchRows = kStep * kBatch;
+    static constexpr int kGroupBatches = Shape::kGroupRows / kBatchRows;
     static constexpr int kTileBatches = Shape::kGroups * kGroupBatches;
     static_assert(kGroupBatches * kBatch * kStep == Shape::kGroupRows,
                   "every thread has a row at every step");
     static_assert(kTileBatches >= Shape::kConverters, "a warp's next batch is in this tile or the next");
+    /* In bytes from the batch's first row, which is `base` of its group: the place of a lane's b-th octet,
+     * that of the first (as if base were 0) being `first`. Rows of a lane are kStep apart, and a lane's first
+     * row is below kStep, so the swizzle of a row is that of its parts, and all but one instruction are
+     * constants. */
+    __device__ static __forceinline__ uint32_t place(uint32_t first, int base, int b)
+    {
+        const uint32_t row = (kBatchRows % 8 == 0 ? 0 : base) + b * kStep;
+        return (first ^ (row % 8 * 16)) + b * kStep * Shape::kHalfBytes;
+    }
 };
 
 template <class Shape> __device__ void init_barriers(ScreenShared<Shape> &shared, int group_batches)
 {
     for (int i = 0; i < Shape::kStages; i++) {
         ptx::barrier_init(&shared.record_full[i], 1);
-        ptx::barrier_init(&shared.record_empty[i], Shape::kConsumerWarps);
+        ptx::barrier_init(&shared.record_empty[i], Shape::kConsumerWarps * ptx::kWarpArrivals);
     }
     for (int i = 0; i < Shape::kRowTiles; i++)
         for (int group = 0; group < Shape::kGroups; group++) {
-            ptx::barrier_init(&shared.rows_full[i][group], group_batches);
-            ptx::barrier_init(&shared.rows_empty[i][group], Shape::kGroupWarps);
+            ptx::barrier_init(&shared.rows_full[i][group], group_batches * ptx::kWarpArrivals);
+            ptx::barrier_init(&shared.rows_empty[i][group], Shape::kGroupWarps * ptx::kWarpArrivals);
         }
+    for (int group = 0; group < Shape::kGroups; group++)
+        ptx::barrier_init(&shared.turn[group], Shape::kGroupWarps * ptx::kWarpArrivals);
 }
 
 /* All threads: the second eight extra columns of rows are zero for ever. */
@@ -94,61 +109,82 @@ __device__ void feed_records(ScreenShared<Shape> &shared, const fgmm_sm90_tables
         }
 }
 
+/* y = fma(value, scale, shift) = scale * (value - origin), rounded once, and then to fp16 at `place`. Returns
+ * the sum of y^2. */
+template <typename T>
+__device__ __forceinline__ float convert_octet(const Packed<T> &octet, float scale, const float (&shift)[8],
+                                               void *place)
+{
+    float square = 0;
+    uint32_t packed[4];
+#pragma unroll
+    for (int e = 0; e < 8; e += 2) {
+        const float2 value = octet.pair(e / 2);
+        const float y = fmaf(value.x, scale, shift[e]), z = fmaf(value.y, scale, shift[e + 1]);
+        square = fmaf(y, y, fmaf(z, z, square));
+        const __half2 pair = __floats2half2_rn(y, z);
+        memcpy(&packed[e / 2], &pair, sizeof pair);
+    }
+    ptx::store_operand(place, make_uint4(packed[0], packed[1], packed[2], packed[3]));
+    return square;
+}
+
 /* A converter warp: its share of the batches of each row tile, minus origin, scaled, to fp16 in the swizzled
- * layout; their squared norms and extra columns. What is converted is read anew at once, for the next batch.
- */
+ * layout; their squared norms and extra columns. */
 template <class Shape, typename T, bool kWhole>
 __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &rows, float scale,
                              int row_tiles, int converter)
 {
     typedef Conversion<Shape, T, kWhole> Cut;
-    constexpr int kLanes = Cut::kLanes, kBatch = Cut::kBatch, kGroupRows = Shape::kGroupRows;
+    constexpr int kLanes = Cut::kLanes, kBatch = Cut::kBatch, kPart = Cut::kPart,
+                  kGroupRows = Shape::kGroupRows;
     const int lane = threadIdx.x % kLanes, d0 = lane * 8, first = threadIdx.x % kWarp / kLanes;
-    const T *data = static_cast<const T *>(rows.data);
-    float shift[8]; /* y = fma(value, scale, shift) = scale * (value - origin), rounded once */
+    /* Lanes past the last dimension have its octet again: it meets zeros, and its square does not count. */
+    const int octet = min(d0, (rows.dim - 1) / 8 * 8);
+    float shift[8];
 #pragma unroll
     for (int e = 0; e < 8; e++)
-        shift[e] = d0 + e < rows.dim ? -scale * rows.origin32[d0 + e] : 0.0f;
-    auto load = [&](int tile, int row_of_tile) {
-        static_assert(static_cast<int64_t>(FGMM_CHUNK_ROWS) * FGMM_SM90_MAX_DIM < INT32_MAX, "32 bits do");
-        const int row = min(tile * Shape::kRows + row_of_tile, rows.rows - 1);
-        const T *values = data + static_cast<uint32_t>(row * rows.dim);
-        if constexpr (kWhole) {
-            return d0 < rows.dim ? *reinterpret_cast<const Packed<T> *>(values + d0) : Packed<T>{};
-        } else {
-            return Packed<T>(load_octet(values, d0, rows.dim, false));
-        }
+        shift[e] = octet + e < rows.dim ? -scale * rows.origin32[octet + e] : 0.0f;
+    const char *data = reinterpret_cast<const char *>(static_cast<const T *>(rows.data) + octet);
+    asm("" : "+l"(data)); /* one address, or the compiler makes each row's of its parts */
+    __builtin_assume(__isGlobal(data));
+    auto load = [&](int tile, int batch, int b) {
+        const int row = tile * Shape::kRows + batch * Cut::kBatchRows + b * Cut::kStep + first;
+        const int64_t offset =
+            static_cast<int64_t>(min(row, rows.rows - 1)) * (rows.dim * static_cast<int>(sizeof(T)));
+        return load_packed<kWhole>(reinterpret_cast<const T *>(data + offset), 0, rows.dim - octet);
     };
+    /* Where the octet of row `first` of a batch goes; of further rows: Conversion. */
+    const uint32_t place = swizzled(first, d0, kGroupRows) * static_cast<uint32_t>(sizeof(__half));
     int batch = converter; /* of the row tile */
-    Packed<T> waiting[kBatch];
+    Packed<T> waiting[2][kPart];
 #pragma unroll
-    for (int b = 0; b < kBatch; b++)
-        waiting[b] = load(blockIdx.x, (batch * kBatch + b) * Cut::kStep + first);
+    for (int i = 0; i < kPart; i++)
+        waiting[0][i] = load(blockIdx.x, batch, i);
     Ring ring;
     for (int t = blockIdx.x; t < row_tiles;) {
-        const int group = batch / Cut::kGroupBatches, base = batch % Cut::kGroupBatches * kBatch * Cut::kStep;
+        const int group = batch / Cut::kGroupBatches, base = batch % Cut::kGroupBatches * Cut::kBatchRows;
         unsigned char *tile = shared.rows[ring.slot] + group * Shape::kGroupBytes;
-        __half *halves = reinterpret_cast<__half *>(tile);
-        ptx::barrier_wait(&shared.rows_empty[ring.slot][group], ring.phase ^ 1);
         const bool last = batch + Shape::kConverters >= Cut::kTileBatches;
         const int next_batch = batch + Shape::kConverters - (last ? Cut::kTileBatches : 0);
         const int next_tile = last ? t + gridDim.x : t;
         float square[kBatch];
 #pragma unroll
-        for (int b = 0; b < kBatch; b++) {
-            uint32_t packed[4];
-            square[b] = 0;
+        for (int part = 0; part < 2; part++) {
 #pragma unroll
-            for (int e = 0; e < 8; e += 2) {
-                const float2 value = waiting[b].pair(e / 2);
-                const float y = fmaf(value.x, scale, shift[e]), z = fmaf(value.y, scale, shift[e + 1]);
-                square[b] = fmaf(y, y, fmaf(z, z, square[b]));
-                const __half2 pair = __floats2half2_rn(y, z);
-                memcpy(&packed[e / 2], &pair, sizeof pair);
+            for (int i = 0; i < kPart; i++)
+                waiting[1 - part][i] = part == 0 ? load(t, batch, kPart + i) : load(next_tile, next_batch, i);
+            /* Once a batch would do, but the compiler moves no load past this, and would move them all down
+             * to where they are used. */
+            ptx::barrier_wait(&shared.rows_empty[ring.slot][group], ring.phase ^ 1);
+#pragma unroll
+            for (int i = 0; i < kPart; i++) {
+                const int b = part * kPart + i;
+                const float part_square =
+                    convert_octet(waiting[part][i], scale, shift,
+                                  tile + base * Shape::kHalfBytes + Cut::place(place, base, b));
+                square[b] = d0 < rows.dim ? part_square : 0;
             }
-            waiting[b] = load(next_tile, (next_batch * kBatch + b) * Cut::kStep + first);
-            ptx::store_operand(halves + swizzled(base + b * Cut::kStep + first, d0, kGroupRows),
-                               make_uint4(packed[0], packed[1], packed[2], packed[3]));
         }
         constexpr int kOwners = kLanes / kBatch; /* lanes that end with the same row's sum */
         const float sum = scattered_sum<kLanes>(square, lane);
@@ -162,12 +198,11 @@ __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &r
             __syncwarp();
 #pragma unroll 1
             for (int d = 0; d < kLanes * 8 && owner && !fits; d += 8)
-                ptx::store_operand(halves + swizzled(row, d, kGroupRows), make_uint4(0, 0, 0, 0));
+                ptx::store_operand(reinterpret_cast<__half *>(tile) + swizzled(row, d, kGroupRows),
+                                   make_uint4(0, 0, 0, 0));
         }
         ptx::fence_async_proxy();
-        __syncwarp();
-        if (threadIdx.x % kWarp == 0)
-            ptx::barrier_arrive(&shared.rows_full[ring.slot][group]);
+        ptx::barrier_arrive_warp(&shared.rows_full[ring.slot][group]);
         if (last)
             ring.next(Shape::kRowTiles);
         t = next_tile;
@@ -175,7 +210,24 @@ __device__ void convert_rows(ScreenShared<Shape> &shared, const fgmm_row_view &r
     }
 }
 
-/* A warpgroup: the products of its 64 rows with every component tile. */
+/* Begins a warpgroup's sums with a component tile. */
+template <class Shape>
+__device__ __forceinline__ void multiply(float (&s)[64], const unsigned char *rows,
+                                         const unsigned char *record)
+{
+    const uint64_t mine = ptx::operand(rows), means = ptx::operand(record);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < Shape::kHalves * 4; step++)
+        ptx::wgmma_64x128x16(s, ptx::advance(mine, step / 4 * Shape::kGroupRows * 128 + step % 4 * 32),
+                             ptx::advance(means, step / 4 * Shape::kColumns * 128 + step % 4 * 32), step > 0);
+    ptx::wgmma_64x128x16(s, ptx::plain_operand<Shape::kGroupRows>(rows + Shape::kGroupExtra),
+                         ptx::plain_operand<Shape::kColumns>(record + Shape::kRecordExtra), 1);
+    ptx::wgmma_commit();
+}
+
+/* A warpgroup: the products of its 64 rows with every component tile. Groups take turns to begin one, so that
+ * they do not all multiply and then all look at their sums. */
 template <class Shape>
 __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &rows,
                             const fgmm_sm90_tables &tables, const fgmm_candidate_lists &lists, int row_tiles,
@@ -184,13 +236,13 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
     const int thread = threadIdx.x % Shape::kWarpgroup, lane = thread % kWarp;
     const int first = group * Shape::kGroupRows + thread / kWarp * 16 +
                       lane / 4; /* in the row tile; the other row is 8 below */
+    const int next_group = (group + 1) % Shape::kGroups;
+    uint32_t turn = group == 0; /* phase; the first group's first turn has come */
     Ring row_ring, ring;
     float s[64];
     for (int t = blockIdx.x; t < row_tiles; t += gridDim.x) {
         ptx::barrier_wait(&shared.rows_full[row_ring.slot][group], row_ring.phase);
         const unsigned char *tile_rows = shared.rows[row_ring.slot] + group * Shape::kGroupBytes;
-        const uint64_t mine = ptx::operand(tile_rows);
-        const uint64_t mine_extra = ptx::plain_operand<Shape::kGroupRows>(tile_rows + Shape::kGroupExtra);
         const int number = t * Shape::kRows + first;
         RowLists list = {lists.entries, number, 0};
         RowState row[2];
@@ -204,17 +256,11 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
         for (int tile = 0; tile < tables.tiles; tile++) {
             ptx::barrier_wait(&shared.record_full[ring.slot], ring.phase);
             const unsigned char *record = shared.record[ring.slot];
-            const uint64_t means = ptx::operand(record);
             ptx::pin(s);
-            ptx::wgmma_fence();
-#pragma unroll
-            for (int step = 0; step < Shape::kHalves * 4; step++)
-                ptx::wgmma_64x128x16(
-                    s, ptx::advance(mine, step / 4 * Shape::kGroupRows * 128 + step % 4 * 32),
-                    ptx::advance(means, step / 4 * Shape::kColumns * 128 + step % 4 * 32), step > 0);
-            ptx::wgmma_64x128x16(s, mine_extra,
-                                 ptx::plain_operand<Shape::kColumns>(record + Shape::kRecordExtra), 1);
-            ptx::wgmma_commit();
+            ptx::barrier_wait(&shared.turn[group], turn);
+            turn ^= 1;
+            multiply<Shape>(s, tile_rows, record);
+            ptx::barrier_arrive_warp(&shared.turn[next_group]);
             const float4 widths = *reinterpret_cast<const float4 *>(record + Shape::kRecordWidths);
             float width[2];
 #pragma unroll
@@ -222,14 +268,11 @@ __device__ void screen_rows(ScreenShared<Shape> &shared, const fgmm_row_view &ro
                 width[h] = fmaf(fmaf(widths.y, row[h].norm, widths.z), row[h].norm, widths.x);
             ptx::wgmma_wait();
             ptx::pin(s);
-            __syncwarp(); /* widths are read on all lanes: the record may go */
-            if (lane == 0)
-                ptx::barrier_arrive(&shared.record_empty[ring.slot]);
+            ptx::barrier_arrive_warp(&shared.record_empty[ring.slot]); /* widths are read on all lanes */
             ring.next(Shape::kStages);
             take_candidates(list, row, s, width, tile, tables.span);
         }
-        if (lane == 0)
-            ptx::barrier_arrive(&shared.rows_empty[row_ring.slot][group]);
+        ptx::barrier_arrive_warp(&shared.rows_empty[row_ring.slot][group]);
         row_ring.next(Shape::kRowTiles);
         close_lists(list, row, lists.counts, rows.rows, least, tables.unit);
     }

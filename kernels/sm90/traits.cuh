@@ -20,10 +20,10 @@ namespace fgmm
 
 /* The half-precision screen. A block keeps a tile of rows in shared memory and streams all components past
  * it. kGroups consumer warpgroups of 64 rows, one set of 64 x 128 sums each (64 registers a thread): while
- * one reduces its sums the tensor cores work for the others, so no warpgroup needs two sets and wgmma is
- * never in flight across a branch (ptxas would serialise it). Rows of a block share each component tile:
- * traffic from L2 is K * (dim + 16) * 2 bytes a kRows rows. kHalves: dimensions in units of 64 (one 128-byte
- * swizzled row). */
+ * one reduces its sums the tensor cores work for the others, in turns, so no warpgroup needs two sets and
+ * wgmma is never in flight across a branch (ptxas would serialise it). Rows of a block share each component
+ * tile: traffic from L2 is K * (dim + 16) * 2 bytes a kRows rows. kHalves: dimensions in units of 64 (one
+ * 128-byte swizzled row). */
 template <int kHalves_> struct ScreenShape {
     static constexpr int kHalves = kHalves_;
     static constexpr int kGroups = 4;
