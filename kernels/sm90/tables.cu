@@ -12,22 +12,23 @@ namespace fgmm
 namespace
 {
 
-/* A warp a component. Components past k and those with offset -infinity, which nothing chooses, have
+/* A warp a place. Places without a component and those with offset -infinity, which nothing chooses, have
  * -infinity in their first column and zeros elsewhere: rows are finite, so the sum is -infinity. `most`: the
  * largest factor that is not cut. A cut factor makes the upper bound higher, so it still holds. */
 __global__ void fill_records(fgmm_model_view model, const double *origin, const float *origin32,
                              fgmm_sm90_tables tables, double most, int record_bytes)
 {
-    const int k = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    if (k >= tables.tiles * FGMM_SM90_TILE)
+    const int at = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    if (at >= tables.tiles * FGMM_SM90_TILE)
         return;
+    const int k = tables.order == nullptr ? at : tables.order[at];
     unsigned char *record = static_cast<unsigned char *>(tables.records) +
-                            static_cast<int64_t>(k / FGMM_SM90_TILE) * record_bytes;
+                            static_cast<int64_t>(at / FGMM_SM90_TILE) * record_bytes;
     __half *means = reinterpret_cast<__half *>(record);
     __half *extra = means + FGMM_SM90_TILE * tables.halves * 64;
     int *widths = reinterpret_cast<int *>(extra + FGMM_SM90_TILE * FGMM_SM90_EXTRA);
-    const int place = k % FGMM_SM90_TILE;
-    if (k >= model.k || isinf(model.offset[k])) {
+    const int place = at % FGMM_SM90_TILE;
+    if (k < 0 || k >= model.k || isinf(model.offset[k])) {
         if (lane == 0)
             extra[place * 8] = __float2half(-INFINITY); /* the rest is zero already */
         return;
@@ -76,13 +77,25 @@ int64_t fgmm__sm90_record_bytes(int32_t dim)
     return FGMM_SM90_TILE * ((dim + 63) / 64 * 128 + FGMM_SM90_EXTRA * 2) + 16;
 }
 
+static int32_t full_tiles(int32_t k)
+{
+    return (k + FGMM_SM90_TILE - 1) / FGMM_SM90_TILE;
+}
+
+int32_t fgmm__sm90_most_tiles(int32_t k)
+{
+    return full_tiles(k) + (full_tiles(k) < FGMM_SM90_MAX_TILES ? 1 : 0);
+}
+
 int fgmm__launch_sm90_tables(const fgmm_model_view *model, const double *origin, const float *origin32,
                              fgmm_sm90_range range, fgmm_sm90_tables *tables, fgmm_stream stream)
 {
     constexpr int kWarps = 8;
     /* The units of columns.cuh: sums are bits of log2-density over `unit`. */
     const double unit = fmax(0x1p-16 * range.factor * range.spread * range.spread, 0x1p-26 * range.offset);
-    tables->tiles = (model->k + FGMM_SM90_TILE - 1) / FGMM_SM90_TILE;
+    tables->tiles = range.cut ? fgmm__sm90_most_tiles(model->k) : full_tiles(model->k);
+    if (tables->tiles == full_tiles(model->k))
+        tables->order = NULL;
     tables->halves = (model->dim + 63) / 64;
     tables->scale = static_cast<float>(0x1p9 / range.spread);
     tables->unit = static_cast<float>(exp2(ceil(log2(unit))));
@@ -92,6 +105,11 @@ int fgmm__launch_sm90_tables(const fgmm_model_view *model, const double *origin,
         cudaMemsetAsync(tables->records, 0, static_cast<size_t>(tables->tiles) * record_bytes, stream);
     if (error != cudaSuccess)
         return error;
+    if (tables->order != NULL) {
+        const int code = fgmm__launch_sm90_order(model, range.factor, tables, stream);
+        if (code != 0)
+            return code;
+    }
     fill_records<<<tables->tiles *(FGMM_SM90_TILE / kWarps), kWarps * kWarp, 0, stream>>>(
         *model, origin, origin32, *tables, range.factor, static_cast<int>(record_bytes));
     return cudaGetLastError();

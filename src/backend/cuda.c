@@ -17,6 +17,7 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_TABLE_SCALE] = "the screen's scales",
     [BUFFER_TABLE_TERMS] = "the screen's terms",
     [BUFFER_SM90_RECORDS] = "the screen's records",
+    [BUFFER_SM90_ORDER] = "the screen's order",
     [BUFFER_SM90_WIDE] = "the screen's records",
     [BUFFER_SM90_OPERAND] = "rows for the screen",
     [BUFFER_FULL_RECORDS] = "the screen's records",

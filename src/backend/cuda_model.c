@@ -46,7 +46,8 @@ int64_t fgmm__cuda_model_bytes(fgmm_covariance shape, int32_t k, int32_t dim)
     if (screen == FGMM_SM90_WIDE)
         bytes += (size_t)fgmm__sm90_wide_bytes(fgmm__cuda_form(shape), k, dim);
     if (screen == FGMM_SM90_NARROW)
-        bytes += (size_t)pad(k, FGMM_SM90_TILE) / FGMM_SM90_TILE * (size_t)fgmm__sm90_record_bytes(dim);
+        bytes += (size_t)fgmm__sm90_most_tiles(k) *
+                 ((size_t)fgmm__sm90_record_bytes(dim) + FGMM_SM90_TILE * sizeof(int32_t));
     return (int64_t)(bytes + 20 * (size_t)pad(dim, FGMM_SCREEN_DIMS));
 }
 
@@ -141,9 +142,11 @@ cleanup:
  * fp16 covers no such range: the screen takes it for 2^18 times the typical one. */
 fgmm_sm90_range fgmm__cuda_range(double spread, double factor, double offset, double factor_logs, double live)
 {
+    double most = exp2(factor_logs / live + 18);
     return (fgmm_sm90_range){
         .spread = spread > 0 ? exp2(ceil(log2(spread))) : 1,
-        .factor = live > 0 ? fmin(factor, exp2(factor_logs / live + 18)) : 1,
+        .factor = live > 0 ? fmin(factor, most) : 1,
+        .cut = live > 0 && factor > most,
         .offset = offset,
         .narrow = live > 0 ? factor / exp2(factor_logs / live) : 1,
     };
@@ -170,10 +173,12 @@ static fgmm_status make_sm90_tables(fgmm__cuda_backend *cuda, fgmm_sm90_range ra
 {
     fgmm_status status = FGMM_OK;
     fgmm__cuda_model *model = &cuda->model;
-    size_t records = (size_t)pad(model->view.k, FGMM_SM90_TILE) / FGMM_SM90_TILE;
+    size_t records = (size_t)fgmm__sm90_most_tiles(model->view.k);
     FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_RECORDS,
                                 records * (size_t)fgmm__sm90_record_bytes(model->view.dim),
                                 &model->sm90.records));
+    FGMM_TRY(fgmm__cuda_reserve(cuda, BUFFER_SM90_ORDER, records * FGMM_SM90_TILE * sizeof(int32_t),
+                                &model->sm90.order));
     FGMM_LAUNCH(fgmm__launch_sm90_tables(&model->view, model->origin, model->origin32, range, &model->sm90,
                                          cuda->stream));
 cleanup:

@@ -143,6 +143,8 @@ static fgmm_status screen_chunk(fgmm__cuda_backend *cuda, const fgmm__cuda_chunk
     } else if (model->screen == FGMM_SM90_NARROW) {
         FGMM_LAUNCH(fgmm__launch_sm90_screen(&chunk->screened, &model->sm90, least, lists, multiprocessors,
                                              cuda->stream));
+        if (model->sm90.order != NULL)
+            FGMM_LAUNCH(fgmm__launch_sm90_renumber(lists, chunk->screened.rows, &model->sm90, cuda->stream));
     } else {
         FGMM_LAUNCH(
             fgmm__launch_screen(&chunk->screened, &model->view, &model->tables, least, lists, cuda->stream));

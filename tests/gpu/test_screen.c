@@ -224,6 +224,25 @@ static void extremes_are_held(void **state)
         }
 }
 
+/* Components of a few equal rows here and there leave the other tiles their lower bounds. */
+static void narrow_components_keep_to_themselves(void **state)
+{
+    (void)state;
+    enum { K = 600, N = 900, EVERY = 25 };
+    const int32_t dims[] = {40, 100, 128};
+    for (int i = 0; i < 3; i++) {
+        char what[160];
+        fgmm_test_rows *rows = fgmm_test_rows_create(FGMM_F32, N, K, dims[i], 3);
+        fgmm_components *c = fgmm_test_components(FGMM_SPHERICAL, false, K, dims[i], FGMM_F32, 3);
+        for (int32_t k = 7; k < K; k += EVERY)
+            c->factors[k] *= 0x1p14;
+        name(what, sizeof what, "some narrow", rows, c, 3);
+        check(what, rows, c, 2.0 / EVERY); /* their own rows are far from everything */
+        fgmm__components_destroy(c);
+        fgmm_test_rows_destroy(rows);
+    }
+}
+
 static void stretched(fgmm_dtype dtype, int64_t n, int32_t k, int32_t dim, double condition, double sigma,
                       double most_dense)
 {
@@ -264,6 +283,7 @@ static int cases(void)
         cmocka_unit_test(lists_of_many_rows_hold_too),
         cmocka_unit_test(lists_of_overlapping_components_hold_too),
         cmocka_unit_test(extremes_are_held),
+        cmocka_unit_test(narrow_components_keep_to_themselves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
