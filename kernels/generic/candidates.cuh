@@ -38,8 +38,7 @@ __device__ __forceinline__ Quad<double> centred(const Quad<T> &stored, const Qua
     return x;
 }
 
-/* ||F(x - mean)||^2 of component c, diag's factor included; on all lanes. sums.cu takes the same terms in the
- * same order. */
+/* ||F(x - mean)||^2 of component c, diag's factor included; on all lanes. */
 template <typename T>
 __device__ __forceinline__ double exact_distance(const fgmm_row_view &rows, const fgmm_model_view &model,
                                                  int row, int c)

@@ -208,20 +208,24 @@ static bool skipping_changes_nothing(const fgmm_index *index, int32_t nprobe)
            report->full * QUERIES < (double)most + 0.5;
 }
 
+/* Collective. The index that a rule makes; the caller closes it. */
+static bool open_built(fgmm_assign_rule rule, fgmm_index **index)
+{
+    const char *path = name_of("lists.h5", -1);
+    fgmm_build_options options = options_of(rule);
+    return on_all_ranks(build(comm, path, &options)) && fgmm_index_open(path, index) == FGMM_OK;
+}
+
 static void a_search_that_skips_finds_the_same_and_skips_what_it_may(void **state)
 {
     (void)state;
     static const int32_t nprobes[] = {2, 7, K};
     for (int r = 0; r < 3; r++) {
-        char *path = strdup(name_of("lists.h5", -1));
-        fgmm_build_options options = options_of(rules[r]);
         fgmm_index *index = NULL;
-        bool fine = build(comm, path, &options);
-        fine = on_all_ranks(fine) && fgmm_index_open(path, &index) == FGMM_OK;
+        bool fine = open_built(rules[r], &index);
         for (int i = 0; i < 3; i++)
             fine = on_all_ranks(fine) && skipping_changes_nothing(index, nprobes[i]);
         fgmm_index_close(index);
-        free(path);
         assert_true(on_all_ranks(fine));
     }
 }
@@ -247,15 +251,11 @@ static void lists_found_by_sketches_of_their_centroids_are_the_same(void **state
     (void)state;
     static const int32_t nprobes[] = {1, 7, K};
     for (int r = 0; r < 3; r++) {
-        char *path = strdup(name_of("lists.h5", -1));
-        fgmm_build_options options = options_of(rules[r]);
         fgmm_index *index = NULL;
-        bool fine = build(comm, path, &options);
-        fine = on_all_ranks(fine) && fgmm_index_open(path, &index) == FGMM_OK;
+        bool fine = open_built(rules[r], &index);
         for (int i = 0; i < 6; i++)
             fine = on_all_ranks(fine) && finding_lists_changes_nothing(index, i % 2, nprobes[i / 2]);
         fgmm_index_close(index);
-        free(path);
         assert_true(on_all_ranks(fine));
     }
 }
